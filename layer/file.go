@@ -1,0 +1,27 @@
+package layer
+
+import "io"
+
+// File is the content of one regular file of a lower tree. It is safe for
+// concurrent use and holds no descriptor of its own.
+type File interface {
+	io.ReaderAt // holes read as zeros; io.EOF at Size, as io.ReaderAt asks
+	// Size is the length in bytes.
+	Size() int64
+	// Direct reports where n bytes at off lie as they are in an open file, so
+	// that they can be spliced without a copy: m ≤ n bytes at fdOff of fd. ok is
+	// false where the content is compressed, a hole, or must first be verified.
+	Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool)
+}
+
+// Blob is random access to the uncompressed stream of one layer. Every byte it
+// returns was checked against the digests taken when the layer was indexed; a
+// mismatch is a *CorruptError.
+type Blob interface {
+	io.ReaderAt
+	io.Closer
+	// Size is the length of the uncompressed stream in bytes.
+	Size() int64
+	// Direct is as in File; only a blob stored uncompressed can answer ok.
+	Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool)
+}

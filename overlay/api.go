@@ -1,0 +1,73 @@
+package overlay
+
+import "github.com/umoci-mount/umoci-mount/layer"
+
+// Timespec is a point in time; see layer.Timespec.
+type Timespec = layer.Timespec
+
+// Attr is an inode's struct stat.
+type Attr struct {
+	Ino     Ino
+	Mode    uint32 // S_IFMT type bits and the low twelve permission bits
+	Nlink   uint32
+	UID     uint32
+	GID     uint32
+	Rdev    uint64 // encoding of struct stat (unix.Mkdev)
+	Size    int64  // bytes
+	Blocks  int64  // 512-byte units
+	Blksize uint32
+	Atime   Timespec
+	Mtime   Timespec
+	Ctime   Timespec
+	Btime   Timespec // zero where unknown
+}
+
+// Caller is who asks for an object to be created.
+type Caller struct {
+	UID   uint32
+	GID   uint32
+	Umask uint32 // not applied where the parent has a default ACL (acl(5))
+}
+
+// SetattrMask says which fields of a SetAttr count.
+type SetattrMask uint32
+
+// The fields of a SetAttr.
+const (
+	SetMode SetattrMask = 1 << iota
+	SetUID
+	SetGID
+	SetSize
+	SetAtime
+	SetMtime
+	SetAtimeNow
+	SetMtimeNow
+	// KillSuidgid drops suid, and sgid of group-executable files, and
+	// security.capability, as a write or truncate by an unprivileged caller does
+	// (FATTR_KILL_SUIDGID).
+	KillSuidgid
+)
+
+// SetAttr is a change of an inode's attributes.
+type SetAttr struct {
+	Valid SetattrMask
+	Mode  uint32 // permission bits
+	UID   uint32
+	GID   uint32
+	Size  int64
+	Atime Timespec
+	Mtime Timespec
+}
+
+// Statfs is the state of the file system that holds the upper directory; all
+// counts in units of Frsize bytes.
+type Statfs struct {
+	Bsize   uint32
+	Frsize  uint32
+	Blocks  uint64
+	Bfree   uint64
+	Bavail  uint64
+	Files   uint64
+	Ffree   uint64
+	NameLen uint32
+}
