@@ -1,6 +1,10 @@
 package overlay
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
 
 // What an operation can say beside io/fs's errors and the errno of a failed
 // system call (always wrapped in *os.PathError or *os.LinkError, found by
@@ -31,3 +35,6 @@ var (
 	// ErrNoData: SEEK_DATA or SEEK_HOLE beyond the end (ENXIO).
 	ErrNoData = errors.New("no such position")
 )
+
+// errNotFound is the answer for a name that leads nowhere.
+var errNotFound = fmt.Errorf("lookup: %w", fs.ErrNotExist)

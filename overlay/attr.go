@@ -1,0 +1,397 @@
+package overlay
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/layer"
+)
+
+// GetAttr describes an inode.
+func (fs *FS) GetAttr(ino Ino) (Attr, error) {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	return fs.getAttr(ino)
+}
+
+// getAttr is GetAttr. Preconditions: treeMu is held.
+func (fs *FS) getAttr(ino Ino) (Attr, error) {
+	n, touched := fs.table.get(ino)
+	if n == nil && !touched {
+		if !isLower(ino) {
+			return Attr{}, ErrStale
+		}
+		a, err := fs.lower.Attr(ino)
+		return fs.lowerAttr(a), err
+	}
+	if n == nil {
+		var err error
+		if n, err = fs.node(ino, false); err != nil {
+			return Attr{}, err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fs.nodeAttrLocked(n)
+}
+
+// nodeAttrLocked describes a node. Preconditions: treeMu and n.mu are held.
+func (fs *FS) nodeAttrLocked(n *node) (Attr, error) {
+	if !n.upper.Load() {
+		a, err := fs.lower.Attr(n.lower)
+		if err != nil {
+			return Attr{}, err
+		}
+		out := fs.lowerAttr(a)
+		if n.orphan {
+			out.Nlink = 0
+		}
+		return out, nil
+	}
+	p, err := fs.place(n)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.put(p)
+	var st unix.Statx_t
+	if err := fs.upper.stat(p.at, &st); err != nil {
+		return Attr{}, err
+	}
+	return fs.upperAttrLocked(n, &st)
+}
+
+// upperAttrLocked describes a node whose upper object is st. Preconditions:
+// treeMu and n.mu are held.
+func (fs *FS) upperAttrLocked(n *node, st *unix.Statx_t) (Attr, error) {
+	a := Attr{
+		Ino: n.ino, Mode: n.typ | uint32(st.Mode)&0o7777, Nlink: st.Nlink, UID: st.Uid, GID: st.Gid,
+		Size: int64(st.Size), Blocks: int64(st.Blocks), Blksize: 4096,
+		Atime: toTimespec(st.Atime), Mtime: toTimespec(st.Mtime),
+		Ctime: toTimespec(st.Ctime), Btime: toTimespec(st.Btime),
+	}
+	switch n.typ {
+	case unix.S_IFDIR:
+		a.Size, a.Blocks = layer.DirSize, layer.DirSize/512
+		nlink, err := fs.dirNlinkLocked(n)
+		if err != nil {
+			return a, err
+		}
+		a.Nlink = nlink
+	case unix.S_IFREG:
+		if n.metacopy.Load() {
+			a.Blocks = (a.Size + 511) / 512
+		}
+	case unix.S_IFCHR, unix.S_IFBLK:
+		a.Rdev = unix.Mkdev(st.Rdev_major, st.Rdev_minor)
+		a.Size, a.Blocks = 0, 0
+	case unix.S_IFIFO, unix.S_IFSOCK:
+		a.Size, a.Blocks = 0, 0
+	}
+	if fs.upper.rootless {
+		a.UID, a.GID = 0, 0
+		if o := n.over; o != nil {
+			a.UID, a.GID, a.Mode = o.uid, o.gid, n.typ|o.mode
+			if o.typ == unix.S_IFCHR || o.typ == unix.S_IFBLK {
+				a.Rdev = o.rdev
+			}
+		}
+		if n.typ == unix.S_IFLNK {
+			a.Mode = unix.S_IFLNK | 0o777
+		}
+	}
+	return fs.shown(a), nil
+}
+
+// dirNlinkLocked is 2 and the number of subdirectories of the merged view, as on
+// ext4; 0 for a directory that was removed. Preconditions: treeMu and n.mu held.
+func (fs *FS) dirNlinkLocked(n *node) (uint32, error) {
+	if n.removed.Load() {
+		return 0, nil
+	}
+	if n.subdirs < 0 {
+		count, err := fs.countSubdirs(n)
+		if err != nil {
+			return 0, err
+		}
+		n.subdirs = count
+	}
+	return uint32(2 + n.subdirs), nil
+}
+
+func (fs *FS) countSubdirs(n *node) (int, error) {
+	count := 0
+	if n.lower != 0 {
+		a, err := fs.lower.Attr(n.lower)
+		if err != nil {
+			return 0, err
+		}
+		count = int(a.Nlink) - 2
+	}
+	d, err := fs.dirFD(n)
+	if err != nil {
+		return 0, err
+	}
+	defer fs.dirFDs.release(d)
+	entries, err := fs.upper.readDir(d.fd)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		hides, err := fs.hidesDir(dirRef{n.ino, n, n.lower}, e.name)
+		if err != nil {
+			return 0, err
+		}
+		typ := e.typ
+		if typ == 0 {
+			var st unix.Statx_t
+			if err := fs.upper.stat(at{d.fd, e.name}, &st); err != nil {
+				return 0, err
+			}
+			typ = uint32(st.Mode) & unix.S_IFMT
+		}
+		switch {
+		case typ == unix.S_IFDIR && !hides:
+			count++
+		case typ != unix.S_IFDIR && hides:
+			count--
+		}
+	}
+	return count, nil
+}
+
+// SetAttr changes attributes and describes the result.
+func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
+	if err := fs.change(); err != nil {
+		return Attr{}, err
+	}
+	defer fs.changed()
+	n, err := fs.setSize(ino, &set)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.unref(n)
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := fs.place(n)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.put(p)
+	if err := fs.setOwnerMode(n, p.at, &set); err != nil {
+		return Attr{}, err
+	}
+	if set.Valid&(SetAtime|SetMtime|SetAtimeNow|SetMtimeNow) != 0 {
+		if err := fs.upper.utimes(p.at, setTime(&set, SetAtime, SetAtimeNow, set.Atime),
+			setTime(&set, SetMtime, SetMtimeNow, set.Mtime)); err != nil {
+			return Attr{}, err
+		}
+	}
+	var st unix.Statx_t
+	if err := fs.upper.stat(p.at, &st); err != nil {
+		return Attr{}, err
+	}
+	return fs.upperAttrLocked(n, &st)
+}
+
+// setSize is the first part of SetAttr: copy-up, and the length. The node comes
+// back referenced.
+func (fs *FS) setSize(ino Ino, set *SetAttr) (*node, error) {
+	fs.treeMu.RLock()
+	n, err := fs.node(ino, true)
+	if err == nil {
+		if err = fs.copyUp(n); err != nil {
+			fs.treeMu.RUnlock()
+			fs.unref(n)
+			return nil, err
+		}
+	}
+	fs.treeMu.RUnlock()
+	if err != nil || set.Valid&SetSize == 0 {
+		return n, err
+	}
+	switch n.typ {
+	case unix.S_IFREG:
+		err = fs.truncate(n, set.Size)
+	case unix.S_IFDIR:
+		err = ErrIsDir
+	default:
+		err = ErrInvalid
+	}
+	if err != nil {
+		fs.unref(n)
+		return nil, err
+	}
+	return n, nil
+}
+
+func setTime(set *SetAttr, given, now SetattrMask, t Timespec) unix.Timespec {
+	switch {
+	case set.Valid&now != 0:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	case set.Valid&given != 0:
+		return toUnix(t)
+	}
+	return timeOmit
+}
+
+// setOwnerMode applies owner, mode and the dropping of privileges. Preconditions:
+// treeMu and n.mu are held.
+func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
+	if set.Valid&(SetMode|SetUID|SetGID|KillSuidgid) == 0 {
+		return nil
+	}
+	n.inherit = nil
+	uid, gid := -1, -1
+	if set.Valid&SetUID != 0 {
+		id, err := fs.imageUID(set.UID)
+		if err != nil {
+			return err
+		}
+		uid = int(id)
+	}
+	if set.Valid&SetGID != 0 {
+		id, err := fs.imageGID(set.GID)
+		if err != nil {
+			return err
+		}
+		gid = int(id)
+	}
+	if fs.upper.rootless {
+		return fs.overrideOwnerMode(n, a, set, uid, gid)
+	}
+	if uid >= 0 || gid >= 0 {
+		if err := fs.upper.chown(a, uid, gid); err != nil {
+			return err
+		}
+	}
+	if set.Valid&SetMode != 0 {
+		return fs.upper.chmod(a, set.Mode&0o7777)
+	}
+	if set.Valid&KillSuidgid != 0 && n.typ == unix.S_IFREG {
+		return fs.killSuidgid(a)
+	}
+	return nil
+}
+
+// withoutSuidgid is a mode after an unprivileged write: no suid, and no sgid
+// where it means "run as the group" (setattr_should_drop_suidgid in the kernel).
+func withoutSuidgid(mode uint32) uint32 {
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
+}
+
+func (fs *FS) killSuidgid(a at) error {
+	var st unix.Statx_t
+	if err := fs.upper.stat(a, &st); err != nil {
+		return err
+	}
+	mode := uint32(st.Mode) & 0o7777
+	if want := withoutSuidgid(mode); want != mode {
+		return fs.upper.chmod(a, want)
+	}
+	return nil
+}
+
+// overrideOwnerMode is setOwnerMode in a plain user's upper.
+func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error {
+	var st unix.Statx_t
+	if err := fs.upper.stat(a, &st); err != nil {
+		return err
+	}
+	standIn := n.over != nil && n.over.typ != 0
+	want := overrideStat{mode: uint32(st.Mode) & 0o7777, typ: n.typ}
+	if n.over != nil {
+		want = *n.over
+		want.typ = n.typ
+	}
+	if uid >= 0 {
+		want.uid = uint32(uid)
+	}
+	if gid >= 0 {
+		want.gid = uint32(gid)
+	}
+	switch {
+	case set.Valid&SetMode != 0:
+		want.mode = set.Mode & 0o7777
+	case n.typ == unix.S_IFREG && (uid >= 0 || gid >= 0 || set.Valid&KillSuidgid != 0):
+		want.mode = withoutSuidgid(want.mode)
+	}
+	if !standIn && n.typ != unix.S_IFREG && n.typ != unix.S_IFDIR {
+		return nil // a symlink, fifo or socket of a plain user: nothing can hold an owner
+	}
+	over, err := fs.upper.setOverride(a, want, standIn)
+	if err != nil {
+		return err
+	}
+	n.over = over
+	return nil
+}
+
+// Readlink is a symlink's target.
+func (fs *FS) Readlink(ino Ino) (string, error) {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n, touched := fs.table.get(ino)
+	if n == nil && touched {
+		var err error
+		if n, err = fs.node(ino, false); err != nil {
+			return "", err
+		}
+	}
+	if n == nil || !n.upper.Load() {
+		if !isLower(ino) {
+			return "", ErrStale
+		}
+		return fs.lower.Readlink(ino)
+	}
+	if n.typ != unix.S_IFLNK {
+		return "", ErrInvalid
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := fs.place(n)
+	if err != nil {
+		return "", err
+	}
+	defer fs.put(p)
+	if n.over != nil && n.over.typ == unix.S_IFLNK {
+		return fs.upper.readStandIn(p.at)
+	}
+	return fs.upper.readlink(p.at)
+}
+
+// readStandIn reads the target of a symlink kept as a regular file.
+func (u *Upper) readStandIn(a at) (string, error) {
+	fd, err := u.open(a, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Pread(fd, buf, 0)
+	if err != nil {
+		return "", pathError("read", a, err)
+	}
+	return string(buf[:n]), nil
+}
+
+// SyncDir is fsync(2) of a directory.
+func (fs *FS) SyncDir(ino Ino) error {
+	fs.treeMu.RLock()
+	d, err := fs.dir(ino)
+	if err != nil || !d.hasUpper() || d.n.removed.Load() {
+		fs.treeMu.RUnlock()
+		return err
+	}
+	fd, err := fs.openUpper(d.n, unix.O_RDONLY|unix.O_DIRECTORY)
+	fs.treeMu.RUnlock()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return syncFD(fd, false)
+}

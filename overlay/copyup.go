@@ -1,0 +1,331 @@
+package overlay
+
+import (
+	"errors"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// node is the node of any inode, made where it had none. ref keeps it in the
+// table until unref. Preconditions: treeMu is held.
+func (fs *FS) node(ino Ino, ref bool) (*node, error) {
+	t := &fs.table
+	t.mu.Lock()
+	n := t.nodes[ino]
+	_, touched := t.touched[ino]
+	if n != nil && ref {
+		n.refs++
+	}
+	t.mu.Unlock()
+	if n != nil {
+		return n, nil
+	}
+	if !isLower(ino) {
+		return nil, ErrStale
+	}
+	a, err := fs.lower.Attr(ino)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case a.Mode&unix.S_IFMT == unix.S_IFDIR:
+		n, err = fs.dirNode(ino)
+	case touched:
+		n, err = fs.findUpper(ino)
+	default:
+		n = t.add(newNode(ino, a.Mode&unix.S_IFMT, ino), false)
+	}
+	if err == nil && ref {
+		t.ref(n)
+	}
+	return n, err
+}
+
+// findUpper finds the upper object of a lower inode through the inode's names.
+func (fs *FS) findUpper(ino Ino) (*node, error) {
+	for dir, name := range fs.lower.Names(ino) {
+		parent, err := fs.dirNode(dir)
+		if errors.Is(err, ErrStale) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := fs.resolve(dirRef{dir, parent, parent.lower}, name, false)
+		if err != nil {
+			return nil, err
+		}
+		if f.verdict == nameUpper && f.ino == ino {
+			return f.n, nil
+		}
+	}
+	return nil, ErrStale
+}
+
+// copyUp gives a node an upper object with the lower's metadata. The data of a
+// regular file stays where it is. Preconditions: treeMu is held; no node.mu is.
+func (fs *FS) copyUp(n *node) error {
+	if n.upper.Load() {
+		return nil
+	}
+	if n.isDir() {
+		return fs.copyUpDir(n)
+	}
+	names, err := fs.lowerNames(n)
+	if err != nil {
+		return err
+	}
+	for _, at := range names {
+		if err := fs.copyUpDir(at.parent); err != nil {
+			return err
+		}
+	}
+	n.copyMu.Lock()
+	defer n.copyMu.Unlock()
+	if n.upper.Load() {
+		return nil
+	}
+	o, err := fs.lowerSource(n.lower)
+	if err != nil {
+		return err
+	}
+	o.lower = n.lower
+	if o.typ() == unix.S_IFREG {
+		o.metacopy = o.size > 0
+	}
+	s, err := fs.upper.stage(o)
+	if err != nil {
+		return err
+	}
+	if s.fd >= 0 {
+		defer unix.Close(s.fd)
+	}
+	if err := fs.publishAll(n, s, o, names); err != nil {
+		fs.upper.discard(s.name)
+		return err
+	}
+	return nil
+}
+
+// namedIn is a name in a directory.
+type namedIn struct {
+	parent *node
+	name   string
+}
+
+// lowerNames lists the names of a lower inode that still lead to it.
+func (fs *FS) lowerNames(n *node) ([]namedIn, error) {
+	var out []namedIn
+	for dir, name := range fs.lower.Names(n.lower) {
+		parent, err := fs.dirNode(dir)
+		if errors.Is(err, ErrStale) {
+			continue // the directory itself is gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := fs.resolve(dirRef{dir, parent, parent.lower}, name, false)
+		if err != nil {
+			return nil, err
+		}
+		if f.verdict == nameLower && f.ino == n.lower {
+			out = append(out, namedIn{parent, name})
+		}
+	}
+	return out, nil
+}
+
+// publishAll links a staged copy to every name of its lower inode, and moves it
+// to the last. A name that was taken meanwhile is left out; with none left the
+// object lives on its descriptor alone, as an unlinked file does. A crash in
+// between is completed by finishPublishes.
+func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
+	var home *namedIn
+	moved := false
+	for i := range names {
+		to := &names[i]
+		moved = i == len(names)-1 && home == nil
+		err := fs.publishCopy(s.at, to, moved)
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		home = to
+	}
+	if home == nil {
+		return fs.publishAnonymous(n, s, o)
+	}
+	if !moved {
+		if err := fs.upper.unlink(s.at, 0); err != nil {
+			return err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.over = overrideOf(fs.upper, o)
+	n.metacopy.Store(o.metacopy)
+	fs.moveLocked(n, home.parent, home.name)
+	n.upper.Store(true)
+	fs.table.touch(n)
+	return nil
+}
+
+func overrideOf(u *Upper, o *object) *overrideStat {
+	if !u.rootless {
+		return nil
+	}
+	over := &overrideStat{uid: o.uid, gid: o.gid, mode: o.mode & 0o7777}
+	if u.standIn(o) {
+		over.typ, over.rdev = o.typ(), o.rdev
+	}
+	return over
+}
+
+// publishCopy puts a staged copy at one name, and leaves the directory's times
+// as they were: a copy-up is no change of it.
+func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
+	to.parent.mu.Lock()
+	defer to.parent.mu.Unlock()
+	p, err := fs.dirPlace(to.parent, to.name)
+	if err != nil {
+		return err
+	}
+	defer fs.put(p)
+	dir := at{p.dir, ""}
+	var st unix.Statx_t
+	if err := fs.upper.stat(dir, &st); err != nil {
+		return err
+	}
+	if move {
+		err = fs.upper.rename(s, p.at, unix.RENAME_NOREPLACE)
+	} else {
+		err = fs.upper.link(s, p.at)
+	}
+	if err != nil {
+		return err
+	}
+	return fs.upper.restoreTimes(dir, &st)
+}
+
+// restoreTimes sets access and modification time to what st says.
+func (u *Upper) restoreTimes(a at, st *unix.Statx_t) error {
+	return u.utimes(a, toUnix(toTimespec(st.Atime)), toUnix(toTimespec(st.Mtime)))
+}
+
+// publishAnonymous keeps a staged copy of an inode that has no name left.
+func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
+	fd, err := fs.upper.open(s.at, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	if err := fs.upper.unlink(s.at, 0); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.anchor, n.orphan = fd, true
+	n.over = overrideOf(fs.upper, o)
+	n.metacopy.Store(o.metacopy)
+	n.upper.Store(true)
+	return nil
+}
+
+// copyUpDir makes the upper directory of n and of its parents.
+func (fs *FS) copyUpDir(n *node) error {
+	if n.upper.Load() {
+		return nil
+	}
+	if n == fs.root || n.removed.Load() {
+		return ErrStale
+	}
+	if err := fs.copyUpDir(n.parent); err != nil {
+		return err
+	}
+	n.copyMu.Lock()
+	defer n.copyMu.Unlock()
+	if n.upper.Load() {
+		return nil
+	}
+	o, err := fs.lowerSource(n.lower)
+	if err != nil {
+		return err
+	}
+	s, err := fs.upper.stage(o)
+	if err != nil {
+		return err
+	}
+	if err := fs.publishCopy(s.at, &namedIn{n.parent, n.name}, true); err != nil {
+		fs.upper.discard(s.name)
+		if errors.Is(err, unix.EEXIST) {
+			return ErrStale // removed while this was prepared
+		}
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.over = overrideOf(fs.upper, o)
+	n.subdirs = -1
+	n.upper.Store(true)
+	fs.table.touch(n)
+	return nil
+}
+
+// finishPublishes completes copy-ups of hard-linked files that a crash cut short
+// between two names: a staged copy that has a link outside work/. The names that
+// are still the lower's get theirs.
+func (fs *FS) finishPublishes() error {
+	entries, err := fs.upper.readDir(fs.upper.work)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		a := at{fs.upper.work, e.name}
+		var st unix.Statx_t
+		if err := fs.upper.stat(a, &st); err != nil {
+			return err
+		}
+		if st.Nlink < 2 || uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR || isWhiteout(&st) {
+			continue
+		}
+		m, err := fs.upper.meta(a)
+		if err != nil {
+			return err
+		}
+		if m.lower == 0 {
+			continue
+		}
+		if err := fs.finishPublish(a, m.lower); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (fs *FS) finishPublish(a at, ino Ino) error {
+	fs.log.Info("completing an interrupted copy-up of a hard-linked file", "ino", strconv.FormatUint(uint64(ino), 10))
+	if err := fs.adoptRoot(true); err != nil {
+		return err
+	}
+	lower, err := fs.lower.Attr(ino)
+	if err != nil {
+		return err
+	}
+	n := newNode(ino, lower.Mode&unix.S_IFMT, ino)
+	names, err := fs.lowerNames(n)
+	if err != nil {
+		return err
+	}
+	for i := range names {
+		if err := fs.copyUpDir(names[i].parent); err != nil {
+			return err
+		}
+		if err := fs.publishCopy(a, &names[i], false); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,464 @@
+package overlay
+
+import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// creation is one name about to be filled in.
+type creation struct {
+	dir *node // locked
+	d   dirRef
+	f   found // nameFree or nameWhiteout
+	p   place // the name in the upper
+}
+
+// beginCreate makes the directory's upper and locks it, and sees that the name
+// is free. On success the caller calls endCreate. Preconditions: treeMu is held.
+func (fs *FS) beginCreate(dir Ino, name string) (c creation, err error) {
+	if err := checkName(name); err != nil {
+		return c, err
+	}
+	if c.dir, err = fs.changeableDir(dir); err != nil {
+		return c, err
+	}
+	c.d = dirRef{dir, c.dir, c.dir.lower}
+	c.dir.mu.Lock()
+	defer func() {
+		if err != nil {
+			c.dir.mu.Unlock()
+		}
+	}()
+	if c.dir.removed.Load() {
+		return c, errNotFound
+	}
+	if c.f, err = fs.resolve(c.d, name, false); err != nil {
+		return c, err
+	}
+	if c.f.exists() {
+		return c, errExists
+	}
+	c.p, err = fs.dirPlace(c.dir, name)
+	return c, err
+}
+
+func (fs *FS) endCreate(c *creation) {
+	fs.put(c.p)
+	c.dir.mu.Unlock()
+}
+
+// changeableDir is a directory's node with an upper directory. Preconditions:
+// treeMu is held.
+func (fs *FS) changeableDir(dir Ino) (*node, error) {
+	n, err := fs.dirNode(dir)
+	if err != nil {
+		return nil, err
+	}
+	return n, fs.copyUpDir(n)
+}
+
+// newObject is an object as caller creates it in a directory: with the group and
+// the ACL that the directory passes on. Preconditions: dir.mu is held.
+func (fs *FS) newObject(dir *node, mode uint32, c Caller) (*object, error) {
+	in, err := fs.inheritanceLocked(dir)
+	if err != nil {
+		return nil, err
+	}
+	o := &object{mode: mode}
+	if o.uid, err = fs.imageUID(c.UID); err != nil {
+		return nil, err
+	}
+	if in.setgid {
+		o.gid = in.gid
+		if o.typ() == unix.S_IFDIR {
+			o.mode |= unix.S_ISGID
+		}
+	} else if o.gid, err = fs.imageGID(c.GID); err != nil {
+		return nil, err
+	}
+	if o.typ() == unix.S_IFLNK {
+		o.mode |= 0o777
+		return o, nil
+	}
+	if in.defaultACL != nil {
+		if access, newMode, ok := inheritACL(in.defaultACL, o.mode); ok {
+			o.mode = newMode
+			if access != nil {
+				o.xattrs = append(o.xattrs, xattr{xattrACLAccess, access})
+			}
+			if o.typ() == unix.S_IFDIR {
+				o.xattrs = append(o.xattrs, xattr{xattrACLDefault, in.defaultACL})
+			}
+			return o, nil
+		}
+	}
+	o.mode &^= c.Umask & 0o777
+	return o, nil
+}
+
+// inheritanceLocked reads what a directory passes on. Preconditions: n.mu is held
+// and n has an upper directory.
+func (fs *FS) inheritanceLocked(n *node) (*inheritance, error) {
+	if n.inherit != nil {
+		return n.inherit, nil
+	}
+	p, err := fs.place(n)
+	if err != nil {
+		return nil, err
+	}
+	defer fs.put(p)
+	var st unix.Statx_t
+	if err := fs.upper.stat(p.at, &st); err != nil {
+		return nil, err
+	}
+	in := &inheritance{setgid: st.Mode&unix.S_ISGID != 0, gid: st.Gid}
+	if fs.upper.rootless {
+		in.gid = 0
+	}
+	if n.over != nil {
+		in.setgid, in.gid = n.over.mode&unix.S_ISGID != 0, n.over.gid
+	}
+	in.defaultACL, err = fs.upper.getxattr(p.at, xattrACLDefault)
+	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, err
+	}
+	n.inherit = in
+	return in, nil
+}
+
+// make creates the object at the name: in place where one system call makes it
+// whole, else in work/, published by one rename. fd is a regular file's.
+func (fs *FS) make(c *creation, o *object) (fd int, err error) {
+	u := fs.upper
+	if c.f.verdict == nameFree && u.natural(o) {
+		return fs.makeInPlace(c, o)
+	}
+	if o.typ() == unix.S_IFDIR && c.f.verdict == nameWhiteout {
+		if o.opaque, err = fs.hidesDir(c.d, c.p.name); err != nil {
+			return -1, err
+		}
+	}
+	s, err := u.stage(o)
+	if err != nil {
+		return -1, err
+	}
+	flags := uint(unix.RENAME_NOREPLACE)
+	if c.f.verdict == nameWhiteout {
+		flags = 0
+		if o.typ() == unix.S_IFDIR {
+			flags = unix.RENAME_EXCHANGE
+		}
+	}
+	if err := u.rename(s.at, c.p.at, flags); err != nil {
+		u.unstage(s)
+		return -1, err
+	}
+	if flags == unix.RENAME_EXCHANGE {
+		u.discard(s.name) // the whiteout
+	}
+	return s.fd, nil
+}
+
+func (fs *FS) makeInPlace(c *creation, o *object) (fd int, err error) {
+	u := fs.upper
+	if fd, err = u.makeNode(c.p.at, o); err != nil {
+		return -1, err
+	}
+	var st unix.Statx_t
+	a := c.p.at
+	if fd >= 0 {
+		a = at{fd, ""}
+	}
+	if err = u.stat(a, &st); err == nil && o.typ() != unix.S_IFLNK && uint32(st.Mode)&0o7777 != o.mode&0o7777 {
+		err = u.chmod(a, o.mode&0o7777) // the process's umask, or a setgid parent
+	}
+	if err == nil && (st.Gid != o.gid || st.Uid != o.uid) {
+		err = u.chown(a, int(o.uid), int(o.gid))
+	}
+	if err != nil {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		flags := 0
+		if o.typ() == unix.S_IFDIR {
+			flags = unix.AT_REMOVEDIR
+		}
+		_ = unix.Unlinkat(c.p.dir, c.p.name, flags)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// hidesDir reports whether the lower has a directory at a name, which a new upper
+// directory there must not show.
+func (fs *FS) hidesDir(d dirRef, name string) (bool, error) {
+	if d.lower == 0 {
+		return false, nil
+	}
+	ino, err := fs.lowerPath(d.lower, name)
+	return ino != 0, err
+}
+
+// created enters a new object into the table, with one reference of the kernel.
+func (fs *FS) created(c *creation, o *object) (*node, Attr, error) {
+	var st unix.Statx_t
+	if err := fs.upper.stat(c.p.at, &st); err != nil {
+		return nil, Attr{}, err
+	}
+	n := newNode(upperIno(st.Ino), o.typ(), 0)
+	n.parent, n.name = c.dir, c.p.name
+	n.over = overrideOf(fs.upper, o)
+	n.upper.Store(true)
+	if n.isDir() {
+		n.subdirs = 0
+		if c.dir.subdirs >= 0 {
+			c.dir.subdirs++
+		}
+	}
+	n = fs.table.add(n, true)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a, err := fs.upperAttrLocked(n, &st)
+	return n, a, err
+}
+
+// mknod is the common way of every operation that makes a new inode.
+func (fs *FS) mknod(dir Ino, name string, mode uint32, rdev uint64, link string, c Caller) (Attr, error) {
+	if err := fs.change(); err != nil {
+		return Attr{}, err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	cr, err := fs.beginCreate(dir, name)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.endCreate(&cr)
+	o, err := fs.newObject(cr.dir, mode, c)
+	if err != nil {
+		return Attr{}, err
+	}
+	o.rdev, o.link = rdev, link
+	fd, err := fs.make(&cr, o)
+	if err != nil {
+		return Attr{}, err
+	}
+	if fd >= 0 {
+		defer unix.Close(fd)
+	}
+	_, a, err := fs.created(&cr, o)
+	return a, err
+}
+
+// Mkdir makes a directory. It counts one reference of the kernel, as Mknod,
+// Symlink, Link, Create and Tmpfile do.
+func (fs *FS) Mkdir(dir Ino, name string, mode uint32, c Caller) (Attr, error) {
+	return fs.mknod(dir, name, mode&0o1777|unix.S_IFDIR, 0, "", c)
+}
+
+// Mknod makes a file, device, fifo or socket. Character device 0/0 is the
+// format's whiteout and refused, as kernel overlayfs refuses it.
+func (fs *FS) Mknod(dir Ino, name string, mode uint32, rdev uint64, c Caller) (Attr, error) {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFBLK:
+	case unix.S_IFCHR:
+		if rdev == 0 {
+			return Attr{}, errWhiteoutNode
+		}
+	default:
+		return Attr{}, ErrInvalid
+	}
+	return fs.mknod(dir, name, mode, rdev, "", c)
+}
+
+// Symlink makes a symbolic link.
+func (fs *FS) Symlink(dir Ino, name, target string, c Caller) (Attr, error) {
+	return fs.mknod(dir, name, unix.S_IFLNK|0o777, 0, target, c)
+}
+
+// Create makes a regular file and opens it. flags are those of open(2); the name
+// must not exist, whether or not O_EXCL is among them.
+func (fs *FS) Create(dir Ino, name string, _, mode uint32, c Caller) (*Handle, Attr, error) {
+	if err := fs.change(); err != nil {
+		return nil, Attr{}, err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	cr, err := fs.beginCreate(dir, name)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	defer fs.endCreate(&cr)
+	o, err := fs.newObject(cr.dir, mode&0o7777|unix.S_IFREG, c)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	fd, err := fs.make(&cr, o)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	n, a, err := fs.created(&cr, o)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, Attr{}, err
+	}
+	return fs.openCreated(n, fd), a, nil
+}
+
+// openCreated is the handle of a file that was made and is open as fd.
+func (fs *FS) openCreated(n *node, fd int) *Handle {
+	fs.table.ref(n)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opens++
+	if n.file.Load() == nil {
+		n.file.Store(&openFile{fd: fd, writable: true})
+	} else {
+		_ = unix.Close(fd)
+	}
+	return &Handle{fs: fs, n: n}
+}
+
+// Tmpfile makes a file with no name in the directory's file system (O_TMPFILE);
+// Link can give it one.
+func (fs *FS) Tmpfile(dir Ino, _, mode uint32, c Caller) (*Handle, Attr, error) {
+	if err := fs.change(); err != nil {
+		return nil, Attr{}, err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	dn, err := fs.changeableDir(dir)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	dn.mu.Lock()
+	o, err := fs.newObject(dn, mode&0o7777|unix.S_IFREG, c)
+	dn.mu.Unlock()
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	fd, err := fs.upper.makeTmpfile(o)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	h, a, err := fs.openTmpfile(fd, o)
+	if err != nil {
+		_ = unix.Close(fd)
+	}
+	return h, a, err
+}
+
+func (u *Upper) makeTmpfile(o *object) (int, error) {
+	if err := u.step("create"); err != nil {
+		return -1, err
+	}
+	fd, err := unix.Openat(u.work, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, pathError("create", at{name: "(unnamed file)"}, err)
+	}
+	if err := u.applyObject(at{fd, ""}, o); err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func (fs *FS) openTmpfile(fd int, o *object) (*Handle, Attr, error) {
+	var st unix.Statx_t
+	if err := fs.upper.stat(at{fd, ""}, &st); err != nil {
+		return nil, Attr{}, err
+	}
+	anchor, err := fs.upper.open(at{fd, ""}, unix.O_PATH)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	n := newNode(upperIno(st.Ino), unix.S_IFREG, 0)
+	n.anchor, n.orphan = anchor, true
+	n.over = overrideOf(fs.upper, o)
+	n.upper.Store(true)
+	fs.table.add(n, true)
+	h := fs.openCreated(n, fd)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a, err := fs.upperAttrLocked(n, &st)
+	return h, a, err
+}
+
+// Link gives an inode another name.
+func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
+	if err := fs.change(); err != nil {
+		return Attr{}, err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n, err := fs.node(ino, false)
+	if err != nil {
+		return Attr{}, err
+	}
+	if n.isDir() {
+		return Attr{}, errLinkDir
+	}
+	if err := fs.copyUp(n); err != nil {
+		return Attr{}, err
+	}
+	cr, err := fs.beginCreate(dir, name)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.endCreate(&cr)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := fs.linkLocked(n, &cr); err != nil {
+		return Attr{}, err
+	}
+	fs.table.refLookup(n)
+	var st unix.Statx_t
+	if err := fs.upper.stat(cr.p.at, &st); err != nil {
+		return Attr{}, err
+	}
+	return fs.upperAttrLocked(n, &st)
+}
+
+// linkLocked puts one more link to n at a name. Preconditions: n.mu is held.
+func (fs *FS) linkLocked(n *node, cr *creation) error {
+	from, err := fs.place(n)
+	if err != nil {
+		return err
+	}
+	defer fs.put(from)
+	if cr.f.verdict == nameFree {
+		err = fs.upper.link(from.at, cr.p.at)
+	} else {
+		name := fs.upper.stageName()
+		if err = fs.upper.link(from.at, at{fs.upper.work, name}); err == nil {
+			if err = fs.upper.rename(at{fs.upper.work, name}, cr.p.at, 0); err != nil {
+				fs.upper.discard(name)
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if n.anchor >= 0 {
+		_ = unix.Close(n.anchor)
+		n.anchor = -1
+		fs.moveLocked(n, cr.dir, cr.p.name)
+	}
+	n.orphan = false
+	if n.lower != 0 {
+		fs.table.pin(n)
+	}
+	return nil
+}
+
+var (
+	errExists       = &fs.PathError{Op: "create", Path: "name", Err: fs.ErrExist}
+	errLinkDir      = &fs.PathError{Op: "link", Path: "directory", Err: fs.ErrPermission}
+	errWhiteoutNode = &fs.PathError{Op: "mknod", Path: "character device 0/0", Err: fs.ErrPermission}
+)

@@ -1,0 +1,224 @@
+package overlay
+
+import (
+	"errors"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/layer"
+)
+
+// noTruncate is fillData's "keep the whole length".
+const noTruncate = -1
+
+// openUpper opens the upper file of a node. Preconditions: treeMu is held; n has
+// an upper object.
+func (fs *FS) openUpper(n *node, flags int) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fs.openUpperLocked(n, flags)
+}
+
+// openUpperLocked is openUpper. Preconditions: n.mu is held too.
+func (fs *FS) openUpperLocked(n *node, flags int) (int, error) {
+	p, err := fs.place(n)
+	if err != nil {
+		return -1, err
+	}
+	defer fs.put(p)
+	return fs.upper.open(p.at, flags)
+}
+
+// fillData moves a regular file's data from the lower into its upper file, which
+// becomes size bytes long unless size is noTruncate. A crash on the way leaves
+// the file as it was: until the mark goes, the lower's data counts.
+// Preconditions: n has an upper object; neither treeMu nor a node.mu is held.
+// done is false where there was nothing to move, and the length is as it was.
+func (fs *FS) fillData(n *node, size int64) (done bool, err error) {
+	if !n.metacopy.Load() {
+		return false, nil
+	}
+	n.dataMu.Lock()
+	defer n.dataMu.Unlock()
+	if !n.metacopy.Load() {
+		return false, nil
+	}
+	fs.treeMu.RLock()
+	fd, err := fs.openUpper(n, unix.O_RDWR)
+	fs.treeMu.RUnlock()
+	if err != nil {
+		return false, err
+	}
+	if err := fs.fillOpen(n, fd, size); err != nil {
+		_ = unix.Close(fd)
+		return false, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.metacopy.Store(false)
+	if n.opens > 0 && n.file.Load() == nil {
+		n.file.Store(&openFile{fd: fd, writable: true})
+		return true, nil
+	}
+	return true, unix.Close(fd)
+}
+
+// fillOpen is fillData on an open upper file.
+func (fs *FS) fillOpen(n *node, fd int, size int64) error {
+	u, a := fs.upper, at{fd, ""}
+	var st unix.Statx_t
+	if err := u.stat(a, &st); err != nil {
+		return err
+	}
+	caps, err := u.getxattr(a, "security.capability")
+	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	src, err := fs.lower.Open(n.lower)
+	if err != nil {
+		return err
+	}
+	limit := src.Size()
+	if size >= 0 && size < limit {
+		limit = size
+	}
+	if err := u.step("copy data"); err != nil {
+		return err
+	}
+	if err := copyData(fd, src, limit); err != nil {
+		return err
+	}
+	if size >= 0 {
+		if err := u.step("truncate"); err != nil {
+			return err
+		}
+		if err := unix.Ftruncate(fd, size); err != nil {
+			return pathError("truncate", a, err)
+		}
+	}
+	if len(caps) > 0 { // the copy has dropped them, as any write does
+		if err := u.setxattr(a, "security.capability", caps, 0); err != nil {
+			return err
+		}
+	}
+	if err := u.restoreTimes(a, &st); err != nil {
+		return err
+	}
+	if !u.volatile && limit > 0 {
+		if err := u.step("fsync"); err != nil {
+			return err
+		}
+		if err := retryEINTR(func() error { return unix.Fsync(fd) }); err != nil {
+			return pathError("fsync", a, err)
+		}
+	}
+	return u.removexattr(a, xattrMetacopy)
+}
+
+// copyChunk is how much is held in memory while data is copied up, in bytes.
+const copyChunk = 1 << 20
+
+// copyData copies n bytes. Data that lies uncompressed in a file is copied or
+// shared by the kernel; zeros become holes.
+func copyData(fd int, src layer.File, n int64) error {
+	var buf []byte
+	for off := int64(0); off < n; {
+		want := int(min(n-off, copyChunk))
+		if done, err := copyDirect(fd, src, off, want); err != nil {
+			return err
+		} else if done > 0 {
+			off += int64(done)
+			continue
+		}
+		if buf == nil {
+			buf = make([]byte, min(n, copyChunk))
+		}
+		got, err := src.ReadAt(buf[:want], off)
+		if got < want && err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if !allZero(buf[:want]) {
+			if err := pwriteAll(fd, buf[:want], off); err != nil {
+				return err
+			}
+		}
+		off += int64(want)
+	}
+	return nil
+}
+
+// copyDirect copies within the kernel; 0 where that cannot be done.
+func copyDirect(fd int, src layer.File, off int64, want int) (int, error) {
+	from, fromOff, m, ok := src.Direct(off, want)
+	if !ok || m <= 0 {
+		return 0, nil
+	}
+	to := off
+	n, err := unix.CopyFileRange(from, &fromOff, fd, &to, m, 0)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EIO):
+		return 0, pathError("copy_file_range", at{}, err)
+	}
+	return 0, nil // not between these file systems
+}
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if le64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func pwriteAll(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := pwrite(fd, b, off)
+		if err != nil {
+			return err
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+func pwrite(fd int, b []byte, off int64) (n int, err error) {
+	err = retryEINTR(func() (err error) { n, err = unix.Pwrite(fd, b, off); return err })
+	return max(n, 0), pathError("write", at{}, err)
+}
+
+// truncate sets a regular file's length. Preconditions as for fillData.
+func (fs *FS) truncate(n *node, size int64) error {
+	if done, err := fs.fillData(n, size); done || err != nil {
+		return err
+	}
+	if f := n.file.Load(); f != nil && f.writable {
+		if err := fs.upper.step("truncate"); err != nil {
+			return err
+		}
+		return pathError("truncate", at{}, retryEINTR(func() error { return unix.Ftruncate(f.fd, size) }))
+	}
+	fs.treeMu.RLock()
+	fd, err := fs.openUpper(n, unix.O_WRONLY)
+	fs.treeMu.RUnlock()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := fs.upper.step("truncate"); err != nil {
+		return err
+	}
+	return pathError("truncate", at{}, retryEINTR(func() error { return unix.Ftruncate(fd, size) }))
+}

@@ -1,0 +1,309 @@
+package overlay
+
+import (
+	"errors"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/layer"
+)
+
+// openFile is the upper file of an inode while any handle of it is open. One
+// descriptor serves all of them.
+type openFile struct {
+	fd       int
+	writable bool
+}
+
+// Handle is one open of a regular file. It follows the inode: one opened for
+// reading before a copy-up sees what is written afterwards. Safe for concurrent
+// use; Close comes last.
+type Handle struct {
+	fs    *FS
+	n     *node
+	lower layer.File // the lower's data; nil where there is none
+}
+
+// Open opens a regular file with the flags of open(2). A flag that lets the
+// caller write copies the file up, with its data unless O_TRUNC cuts it anyway.
+func (fs *FS) Open(ino Ino, flags uint32) (*Handle, error) {
+	write := flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
+	if write {
+		if err := fs.change(); err != nil {
+			return nil, err
+		}
+		defer fs.changed()
+	}
+	n, err := fs.openNode(ino, write)
+	if err != nil {
+		return nil, err
+	}
+	h, err := fs.openHandle(n, flags, write)
+	if err != nil {
+		fs.unref(n)
+		return nil, err
+	}
+	return h, nil
+}
+
+// openNode finds the node to open, referenced, and copies its metadata up where
+// it is to be written.
+func (fs *FS) openNode(ino Ino, write bool) (*node, error) {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n, err := fs.node(ino, true)
+	if err != nil {
+		return nil, err
+	}
+	switch n.typ {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		err = ErrIsDir
+	default:
+		err = ErrInvalid
+	}
+	if err == nil && write {
+		err = fs.copyUp(n)
+	}
+	if err != nil {
+		fs.unref(n)
+		return nil, err
+	}
+	return n, nil
+}
+
+// openHandle opens a referenced node, of which the handle then has the reference.
+func (fs *FS) openHandle(n *node, flags uint32, write bool) (*Handle, error) {
+	switch {
+	case flags&unix.O_TRUNC != 0:
+		if err := fs.truncate(n, 0); err != nil {
+			return nil, err
+		}
+	case write:
+		if _, err := fs.fillData(n, noTruncate); err != nil {
+			return nil, err
+		}
+	}
+	h := &Handle{fs: fs, n: n}
+	if n.lower != 0 && (!n.upper.Load() || n.metacopy.Load()) {
+		var err error
+		if h.lower, err = fs.lower.Open(n.lower); err != nil {
+			return nil, err
+		}
+	}
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.upper.Load() && !n.metacopy.Load() && n.file.Load() == nil {
+		f, err := fs.openSharedLocked(n)
+		if err != nil {
+			return nil, err
+		}
+		n.file.Store(f)
+	}
+	if f := n.file.Load(); f != nil && write && !f.writable {
+		return nil, pathError("open", at{}, unix.EPERM)
+	}
+	n.opens++
+	return h, nil
+}
+
+// openSharedLocked opens the upper file for all handles: for writing where its
+// inode allows that (an immutable one does not). Preconditions: treeMu and n.mu
+// are held.
+func (fs *FS) openSharedLocked(n *node) (*openFile, error) {
+	if !fs.readOnly {
+		fd, err := fs.openUpperLocked(n, unix.O_RDWR)
+		if err == nil {
+			return &openFile{fd: fd, writable: true}, nil
+		}
+		if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) &&
+			!errors.Is(err, unix.EROFS) && !errors.Is(err, unix.ETXTBSY) {
+			return nil, err
+		}
+	}
+	fd, err := fs.openUpperLocked(n, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	return &openFile{fd: fd}, nil
+}
+
+// Close ends the handle's use.
+func (h *Handle) Close() error {
+	n := h.n
+	var err error
+	n.mu.Lock()
+	n.opens--
+	if n.opens == 0 {
+		if f := n.file.Swap(nil); f != nil {
+			err = pathError("close", at{}, unix.Close(f.fd))
+		}
+	}
+	n.mu.Unlock()
+	h.fs.unref(n)
+	return err
+}
+
+// Ino is the inode that is open.
+func (h *Handle) Ino() Ino { return h.n.ino }
+
+// ReadAt reads as io.ReaderAt asks: io.EOF at the end.
+func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
+	f := h.n.file.Load()
+	if f == nil {
+		if h.lower == nil {
+			return 0, io.EOF
+		}
+		return h.lower.ReadAt(p, off)
+	}
+	for done := 0; ; {
+		var n int
+		err := retryEINTR(func() (err error) { n, err = unix.Pread(f.fd, p[done:], off+int64(done)); return err })
+		if err != nil {
+			return done, pathError("read", at{}, err)
+		}
+		done += n
+		if done == len(p) {
+			return done, nil
+		}
+		if n == 0 {
+			return done, io.EOF
+		}
+	}
+}
+
+// WriteAt writes to the upper file; the handle must have been opened for that.
+func (h *Handle) WriteAt(p []byte, off int64) (int, error) {
+	f, err := h.writable()
+	if err != nil {
+		return 0, err
+	}
+	h.fs.freezeMu.RLock()
+	defer h.fs.freezeMu.RUnlock()
+	for done := 0; done < len(p); {
+		n, err := pwrite(f.fd, p[done:], off+int64(done))
+		done += n
+		if err != nil {
+			if done > 0 {
+				return done, nil //nolint:nilerr // a short write: the next one tells
+			}
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// writable is the open upper file, to be changed.
+func (h *Handle) writable() (*openFile, error) {
+	f := h.n.file.Load()
+	if f == nil || !f.writable {
+		return nil, pathError("write", at{}, unix.EBADF)
+	}
+	return f, nil
+}
+
+// Direct reports where n bytes at off can be spliced from. The descriptor is
+// valid until Close.
+func (h *Handle) Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
+	if f := h.n.file.Load(); f != nil {
+		return f.fd, off, n, true
+	}
+	if h.lower == nil {
+		return -1, 0, 0, false
+	}
+	return h.lower.Direct(off, n)
+}
+
+// Upper is the descriptor of the upper file, which all handles of the inode
+// share; ok is false while the data is the lower's.
+func (h *Handle) Upper() (fd int, ok bool) {
+	f := h.n.file.Load()
+	if f == nil {
+		return -1, false
+	}
+	return f.fd, true
+}
+
+// Sync is fsync(2) of the upper file, or fdatasync(2).
+func (h *Handle) Sync(dataOnly bool) error {
+	f := h.n.file.Load()
+	if f != nil {
+		return syncFD(f.fd, dataOnly)
+	}
+	if !h.n.upper.Load() {
+		return nil // nothing was changed
+	}
+	h.fs.treeMu.RLock()
+	fd, err := h.fs.openUpper(h.n, unix.O_RDONLY)
+	h.fs.treeMu.RUnlock()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return syncFD(fd, dataOnly)
+}
+
+func syncFD(fd int, dataOnly bool) error {
+	return pathError("fsync", at{}, retryEINTR(func() error {
+		if dataOnly {
+			return unix.Fdatasync(fd)
+		}
+		return unix.Fsync(fd)
+	}))
+}
+
+// Allocate is fallocate(2).
+func (h *Handle) Allocate(mode uint32, off, n int64) error {
+	f, err := h.writable()
+	if err != nil {
+		return err
+	}
+	h.fs.freezeMu.RLock()
+	defer h.fs.freezeMu.RUnlock()
+	return pathError("fallocate", at{}, retryEINTR(func() error { return unix.Fallocate(f.fd, mode, off, n) }))
+}
+
+// Seek is lseek(2) with SEEK_DATA or SEEK_HOLE. Data of the lower is one piece.
+func (h *Handle) Seek(off int64, whence int) (int64, error) {
+	if f := h.n.file.Load(); f != nil {
+		pos, err := unix.Seek(f.fd, off, whence)
+		return pos, pathError("lseek", at{}, err)
+	}
+	size := int64(0)
+	if h.lower != nil {
+		size = h.lower.Size()
+	}
+	if off < 0 || off >= size {
+		return 0, ErrNoData
+	}
+	switch whence {
+	case unix.SEEK_DATA:
+		return off, nil
+	case unix.SEEK_HOLE:
+		return size, nil
+	}
+	return 0, ErrInvalid
+}
+
+// CopyRange is copy_file_range(2) between upper files. It is ErrUnsupported for
+// data of the lower, which the kernel then reads and writes itself.
+func (h *Handle) CopyRange(off int64, dst *Handle, dstOff, n int64) (int64, error) {
+	to, err := dst.writable()
+	if err != nil {
+		return 0, err
+	}
+	from := h.n.file.Load()
+	if from == nil {
+		return 0, ErrUnsupported
+	}
+	h.fs.freezeMu.RLock()
+	defer h.fs.freezeMu.RUnlock()
+	got, err := unix.CopyFileRange(from.fd, &off, to.fd, &dstOff, int(n), 0)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EXDEV) {
+		return 0, ErrUnsupported
+	}
+	return int64(max(got, 0)), pathError("copy_file_range", at{}, err)
+}

@@ -1,0 +1,102 @@
+package overlay
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// node is an object that is more than its row in the lower tree: it has an upper
+// object, is open, was unlinked, or is the directory of such a one.
+type node struct {
+	ino   Ino    // immutable
+	typ   uint32 // immutable; S_IFMT bits of the view
+	lower Ino    // immutable; directories: what merges below; else: whose copy it is; 0: none
+
+	upper    atomic.Bool              // has an object in the upper; set once, under mu
+	metacopy atomic.Bool              // the upper file's data is still the lower's; cleared under dataMu
+	file     atomic.Pointer[openFile] // the upper file while it is open; set under mu
+
+	removed atomic.Bool // a directory that no name leads to any more; set once
+
+	dataMu sync.Mutex // serialises what moves data from the lower to the upper
+	copyMu sync.Mutex // serialises copy-up of metadata
+
+	mu      sync.Mutex
+	parent  *node         // a directory it is in; of directories written under treeMu.W only; else protected by mu
+	name    string        // its name there; likewise
+	anchor  int           // protected by mu; O_PATH descriptor that outlives the name, or -1
+	orphan  bool          // protected by mu; no name leads here any more
+	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
+	subdirs int           // protected by mu; directories: of the merged view; -1: not counted yet
+	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
+	opens   int           // protected by mu; handles
+
+	lookups int64 // protected by table.mu; references the kernel holds, as far as counted
+	refs    int   // protected by table.mu; nodes whose parent it is, and handles
+	pinned  bool  // protected by table.mu; cannot be found again from the lower tree
+
+	dfd *dirFD // protected by dirFDs.mu
+}
+
+// inheritance is what a directory gives to objects made in it.
+type inheritance struct {
+	setgid     bool
+	gid        uint32 // in the image's ids
+	defaultACL []byte // nil: none
+}
+
+func newNode(ino Ino, typ uint32, lower Ino) *node {
+	return &node{ino: ino, typ: typ, lower: lower, anchor: -1, subdirs: -1}
+}
+
+func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }
+
+// place is where a node's upper object can be reached, while it is held.
+type place struct {
+	at
+	d *dirFD
+}
+
+// place finds the upper object of a node. Preconditions: treeMu and n.mu are
+// held; n has an upper object. The caller calls fs.put.
+func (fs *FS) place(n *node) (place, error) {
+	switch {
+	case n.anchor >= 0:
+		return place{at: at{n.anchor, ""}}, nil
+	case n == fs.root:
+		return place{at: at{fs.upper.root, ""}}, nil
+	}
+	d, err := fs.dirFD(n.parent)
+	if err != nil {
+		return place{}, err
+	}
+	return place{at{d.fd, n.name}, d}, nil
+}
+
+func (fs *FS) put(p place) {
+	if p.d != nil {
+		fs.dirFDs.release(p.d)
+	}
+}
+
+// hold gives the node a descriptor of its own before a name of it goes, so that
+// it can still be reached, and so that the upper's inode number is not given to
+// another object while the kernel knows it. Preconditions: treeMu and n.mu held.
+func (fs *FS) hold(n *node) error {
+	if n.anchor >= 0 || !n.upper.Load() {
+		return nil
+	}
+	p, err := fs.place(n)
+	if err != nil {
+		return err
+	}
+	defer fs.put(p)
+	fd, err := fs.upper.open(p.at, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	n.anchor = fd
+	return nil
+}

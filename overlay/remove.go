@@ -1,0 +1,327 @@
+package overlay
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// removal is one name about to go, with its directory locked.
+type removal struct {
+	dir   *node // locked
+	d     dirRef
+	f     found
+	p     place
+	cover bool // the lower has the name: a whiteout must hide it
+}
+
+// beginRemove copies the directory up, locks it and resolves the name. On success
+// the caller calls endRemove. Preconditions: treeMu is held.
+func (fs *FS) beginRemove(dir Ino, name string) (r removal, err error) {
+	if err := checkName(name); err != nil {
+		return r, err
+	}
+	if r.dir, err = fs.dirNode(dir); err != nil {
+		return r, err
+	}
+	r.d = dirRef{dir, r.dir, r.dir.lower}
+	if r.f, err = fs.resolve(r.d, name, false); err != nil {
+		return r, err
+	}
+	if !r.f.exists() {
+		return r, errNotFound
+	}
+	if err := fs.copyUpDir(r.dir); err != nil {
+		return r, err
+	}
+	r.dir.mu.Lock()
+	if err = fs.resolveRemoval(&r, name); err != nil {
+		r.dir.mu.Unlock()
+	}
+	return r, err
+}
+
+// resolveRemoval looks again under the directory's lock.
+func (fs *FS) resolveRemoval(r *removal, name string) (err error) {
+	if r.f, err = fs.resolve(r.d, name, false); err != nil {
+		return err
+	}
+	if !r.f.exists() {
+		return errNotFound
+	}
+	if r.cover, err = fs.lowerHas(r.d, name); err != nil {
+		return err
+	}
+	r.p, err = fs.dirPlace(r.dir, name)
+	return err
+}
+
+func (fs *FS) endRemove(r *removal) {
+	fs.put(r.p)
+	r.dir.mu.Unlock()
+}
+
+// lowerHas reports whether the lower directory that shows through d has a name.
+func (fs *FS) lowerHas(d dirRef, name string) (bool, error) {
+	if d.lower == 0 {
+		return false, nil
+	}
+	_, err := fs.lower.Lookup(d.lower, name)
+	if isNotExist(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Unlink removes a name that is no directory's.
+func (fs *FS) Unlink(dir Ino, name string) error {
+	if err := fs.change(); err != nil {
+		return err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	if err := fs.countedInUpper(dir, name); err != nil {
+		return err
+	}
+	r, err := fs.beginRemove(dir, name)
+	if err != nil {
+		return err
+	}
+	n, err := fs.unlinkLocked(&r)
+	fs.endRemove(&r)
+	if n != nil {
+		fs.orphaned(n)
+	}
+	return err
+}
+
+// countedInUpper copies up the metadata of a lower inode that has several names
+// before one of them goes: the upper then counts its links.
+func (fs *FS) countedInUpper(dir Ino, name string) error {
+	d, err := fs.dir(dir)
+	if err != nil {
+		return err
+	}
+	f, err := fs.resolve(d, name, false)
+	if err != nil || f.verdict != nameLower || f.typ == unix.S_IFDIR || f.lower.Nlink < 2 {
+		return err
+	}
+	n, err := fs.node(f.ino, false)
+	if err != nil {
+		return err
+	}
+	return fs.copyUp(n)
+}
+
+// unlinkLocked removes the name and returns the node of an inode that now has
+// none. Preconditions: r.dir.mu is held.
+func (fs *FS) unlinkLocked(r *removal) (*node, error) {
+	if r.f.typ == unix.S_IFDIR {
+		return nil, ErrIsDir
+	}
+	if r.f.verdict == nameLower {
+		return fs.unlinkLower(r)
+	}
+	n := r.f.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := fs.holdName(n, r.dir, r.p.name); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.cover {
+		err = fs.upper.whiteoutOver(r.p.at)
+	} else {
+		err = fs.upper.unlink(r.p.at, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return fs.unnamedLocked(n)
+}
+
+// holdName is hold for a name that is about to go. Preconditions: n.mu is held.
+func (fs *FS) holdName(n, dir *node, name string) error {
+	if n.parent == dir && n.name == name {
+		return fs.hold(n)
+	}
+	return nil
+}
+
+// unnamedLocked looks whether an inode has names left after one went; if not, it
+// is returned. Preconditions: n.mu is held.
+func (fs *FS) unnamedLocked(n *node) (*node, error) {
+	if n.anchor < 0 {
+		return nil, nil
+	}
+	var st unix.Statx_t
+	if err := fs.upper.stat(at{n.anchor, ""}, &st); err != nil {
+		return nil, err
+	}
+	if st.Nlink > 0 {
+		return nil, nil
+	}
+	n.orphan = true
+	return n, nil
+}
+
+// unlinkLower hides a lower inode's only name. The node remembers that it has
+// none, for as long as it is open or known to the kernel.
+func (fs *FS) unlinkLower(r *removal) (*node, error) {
+	n, err := fs.node(r.f.ino, false)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.upper.Load() {
+		return nil, ErrStale // published by another name while this was prepared
+	}
+	if err := fs.upper.whiteout(r.p.at); err != nil {
+		return nil, err
+	}
+	n.orphan = true
+	// The kernel's references from before the node are not counted; it has one at
+	// least, and its Forget lets the node go.
+	return nil, nil
+}
+
+// Rmdir removes an empty directory.
+func (fs *FS) Rmdir(dir Ino, name string) error {
+	if err := fs.change(); err != nil {
+		return err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	r, err := fs.beginRemove(dir, name)
+	if err != nil {
+		return err
+	}
+	n, err := fs.rmdirLocked(&r)
+	fs.endRemove(&r)
+	if n != nil {
+		fs.orphaned(n)
+	}
+	return err
+}
+
+func (fs *FS) rmdirLocked(r *removal) (*node, error) {
+	if r.f.typ != unix.S_IFDIR {
+		return nil, ErrNotDir
+	}
+	n, err := fs.dirNode(r.f.ino)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	debris, err := fs.emptyLocked(n)
+	if err != nil {
+		return nil, err
+	}
+	if r.f.verdict == nameLower {
+		err = fs.upper.whiteout(r.p.at)
+	} else {
+		err = fs.removeUpperDir(r, n, debris)
+	}
+	if err != nil {
+		return nil, err
+	}
+	fs.dirGone(r.dir, n)
+	return n, nil
+}
+
+// removeUpperDir takes an empty directory of the view out of the upper, where it
+// may hold whiteouts (debris). Preconditions: n.mu is held.
+func (fs *FS) removeUpperDir(r *removal, n *node, debris bool) error {
+	if err := fs.hold(n); err != nil {
+		return err
+	}
+	if r.cover || debris {
+		return fs.upper.retireDir(r.p.at, r.cover)
+	}
+	return fs.upper.unlink(r.p.at, unix.AT_REMOVEDIR)
+}
+
+// dirGone records that a directory has no name any more. Preconditions: parent.mu
+// and n.mu are held.
+func (fs *FS) dirGone(parent, n *node) {
+	n.orphan = true
+	n.removed.Store(true)
+	if parent.subdirs > 0 {
+		parent.subdirs--
+	}
+	fs.dirFDs.drop(n)
+}
+
+// emptyLocked reports ErrNotEmpty for a directory with names in the view; debris
+// says that its upper directory still holds whiteouts. Preconditions: n.mu is
+// held.
+func (fs *FS) emptyLocked(n *node) (debris bool, err error) {
+	hidden := 0
+	if n.upper.Load() {
+		entries, err := fs.listUpper(n)
+		if err != nil {
+			return false, err
+		}
+		d, err := fs.dirFD(n)
+		if err != nil {
+			return false, err
+		}
+		defer fs.dirFDs.release(d)
+		for _, e := range entries {
+			white, err := fs.entryIsWhiteout(d.fd, e)
+			if err != nil {
+				return false, err
+			}
+			if !white {
+				return false, ErrNotEmpty
+			}
+			has, err := fs.lowerHas(dirRef{n.ino, n, n.lower}, e.name)
+			if err != nil {
+				return false, err
+			}
+			if has {
+				hidden++
+			}
+		}
+		debris = len(entries) > 0
+	}
+	if n.lower == 0 {
+		return debris, nil
+	}
+	count, err := fs.lower.NumEntries(n.lower)
+	if err != nil {
+		return false, err
+	}
+	if hidden < count {
+		return false, ErrNotEmpty
+	}
+	return debris, nil
+}
+
+// listUpper lists the upper directory of n. Preconditions: treeMu is held.
+func (fs *FS) listUpper(n *node) ([]rawEntry, error) {
+	d, err := fs.dirFD(n)
+	if err != nil {
+		return nil, err
+	}
+	defer fs.dirFDs.release(d)
+	return fs.upper.readDir(d.fd)
+}
+
+// entryIsWhiteout looks at what getdents said, and at the object where that is
+// not enough.
+func (fs *FS) entryIsWhiteout(dirfd int, e rawEntry) (bool, error) {
+	if e.typ != 0 && e.typ != unix.S_IFCHR {
+		return false, nil
+	}
+	var st unix.Statx_t
+	err := fs.upper.stat(at{dirfd, e.name}, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil && isWhiteout(&st), err
+}

@@ -1,0 +1,347 @@
+package overlay
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// renaming is one rename with both directories resolved. treeMu is held for
+// writing, so nothing else looks at or moves names meanwhile.
+type renaming struct {
+	old, new  removal // locked directories; new may not exist
+	src, dst  *node   // dst: nil where there is none
+	oldDir    *node
+	newDir    *node
+	exchange  bool
+	noReplace bool
+}
+
+// Rename is renameat2(2) with RENAME_NOREPLACE and RENAME_EXCHANGE.
+// RENAME_WHITEOUT is ErrInvalid, as on kernel overlayfs: a whiteout cannot be an
+// object of the view. A lower directory moves by a redirect: nothing below it is
+// copied.
+func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32) error {
+	if flags&^uint32(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
+		return ErrInvalid
+	}
+	if err := fs.change(); err != nil {
+		return err
+	}
+	defer fs.changed()
+	fs.treeMu.Lock()
+	r := renaming{
+		exchange:  flags&unix.RENAME_EXCHANGE != 0,
+		noReplace: flags&unix.RENAME_NOREPLACE != 0,
+	}
+	err := fs.renameTree(&r, oldDir, oldName, newDir, newName)
+	fs.treeMu.Unlock()
+	if r.dst != nil && err == nil && !r.exchange {
+		fs.treeMu.RLock()
+		fs.letGo(r.dst)
+		fs.treeMu.RUnlock()
+	}
+	return err
+}
+
+// letGo drops the node of a replaced object that has no name left.
+func (fs *FS) letGo(n *node) {
+	n.mu.Lock()
+	gone := n.orphan && n.upper.Load()
+	n.mu.Unlock()
+	if gone {
+		fs.orphaned(n)
+	}
+}
+
+// renameTree does the rename. Preconditions: treeMu is held for writing.
+func (fs *FS) renameTree(r *renaming, oldDir Ino, oldName string, newDir Ino, newName string) error {
+	if err := checkName(oldName); err != nil {
+		return err
+	}
+	if err := checkName(newName); err != nil {
+		return err
+	}
+	var err error
+	if r.oldDir, err = fs.dirNode(oldDir); err != nil {
+		return err
+	}
+	if r.newDir, err = fs.dirNode(newDir); err != nil {
+		return err
+	}
+	if err := fs.resolveRename(r, oldName, newName); err != nil {
+		return err
+	}
+	if r.dst == r.src {
+		return nil // two links of one inode: rename(2) does nothing
+	}
+	if err := fs.prepareRename(r, oldName, newName); err != nil {
+		return err
+	}
+	defer fs.put(r.old.p)
+	defer fs.put(r.new.p)
+	if r.exchange {
+		err = fs.upper.rename(r.old.p.at, r.new.p.at, unix.RENAME_EXCHANGE)
+	} else {
+		err = fs.publishRename(r)
+	}
+	if err != nil {
+		return err
+	}
+	fs.renamed(r)
+	return nil
+}
+
+// resolveRename finds both names and applies the rules of rename(2).
+func (fs *FS) resolveRename(r *renaming, oldName, newName string) (err error) {
+	r.old.dir, r.old.d = r.oldDir, dirRef{r.oldDir.ino, r.oldDir, r.oldDir.lower}
+	r.new.dir, r.new.d = r.newDir, dirRef{r.newDir.ino, r.newDir, r.newDir.lower}
+	if r.old.f, err = fs.resolve(r.old.d, oldName, false); err != nil {
+		return err
+	}
+	if r.new.f, err = fs.resolve(r.new.d, newName, false); err != nil {
+		return err
+	}
+	switch {
+	case !r.old.f.exists(), r.exchange && !r.new.f.exists():
+		return errNotFound
+	case r.noReplace && r.new.f.exists():
+		return errExists
+	}
+	if r.src, err = fs.foundNode(&r.old.f); err != nil {
+		return err
+	}
+	if !r.new.f.exists() {
+		return nil
+	}
+	if r.dst, err = fs.foundNode(&r.new.f); err != nil || r.exchange || r.dst == r.src {
+		return err
+	}
+	switch {
+	case r.src.isDir() && !r.dst.isDir():
+		return ErrNotDir
+	case !r.src.isDir() && r.dst.isDir():
+		return ErrIsDir
+	case r.dst.isDir():
+		_, err = fs.emptyLocked(r.dst)
+	}
+	return err
+}
+
+// foundNode is the node of what resolve found.
+func (fs *FS) foundNode(f *found) (*node, error) {
+	if f.verdict == nameUpper {
+		return f.n, nil
+	}
+	return fs.node(f.ino, false)
+}
+
+// prepareRename brings everything that moves into the upper, and makes each
+// directory say itself what shows through it.
+func (fs *FS) prepareRename(r *renaming, oldName, newName string) (err error) {
+	for _, n := range []*node{r.oldDir, r.newDir} {
+		if err := fs.copyUpDir(n); err != nil {
+			return err
+		}
+	}
+	if err := fs.copyUp(r.src); err != nil {
+		return err
+	}
+	if r.dst != nil && (r.exchange || !r.dst.isDir() && fs.severalNames(&r.new.f)) {
+		if err := fs.copyUp(r.dst); err != nil {
+			return err
+		}
+	}
+	// Names again: copy-up may have published some.
+	for _, x := range []struct {
+		end  *removal
+		name string
+	}{{&r.old, oldName}, {&r.new, newName}} {
+		if x.end.f, err = fs.resolve(x.end.d, x.name, false); err != nil {
+			return err
+		}
+		if x.end.cover, err = fs.lowerHas(x.end.d, x.name); err != nil {
+			return err
+		}
+	}
+	if err := fs.markMoved(r.src, r.new.d, newName); err != nil {
+		return err
+	}
+	if r.exchange {
+		if err := fs.markMoved(r.dst, r.old.d, oldName); err != nil {
+			return err
+		}
+	}
+	if r.old.p, err = fs.dirPlace(r.oldDir, oldName); err != nil {
+		return err
+	}
+	if r.new.p, err = fs.dirPlace(r.newDir, newName); err != nil {
+		fs.put(r.old.p)
+	}
+	return err
+}
+
+// severalNames reports whether what is at a name is a lower inode with other
+// names too, whose link count the upper must then keep.
+func (fs *FS) severalNames(f *found) bool {
+	return f.verdict == nameLower && f.lower.Nlink > 1
+}
+
+// markMoved records in an upper object, before it moves to a name, what of the
+// lower belongs to it there.
+func (fs *FS) markMoved(n *node, to dirRef, name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := fs.place(n)
+	if err != nil {
+		return err
+	}
+	defer fs.put(p)
+	switch {
+	case n.lower != 0 && (n.isDir() || n.metacopy.Load()):
+		if path := fs.lowerPathOf(n.lower); path != "" {
+			if err := fs.upper.setxattr(p.at, xattrRedirect, []byte(path), 0); err != nil {
+				return err
+			}
+		}
+		if n.isDir() {
+			if err := fs.upper.setLower(p.at, n.typ, n.lower); err != nil {
+				return err
+			}
+		}
+	case n.isDir():
+		hides, err := fs.hidesDir(to, name)
+		if err != nil || !hides {
+			return err
+		}
+		return fs.upper.setxattr(p.at, xattrOpaque, []byte("y"), 0)
+	}
+	if n.lower != 0 {
+		fs.table.pin(n)
+	}
+	return nil
+}
+
+// publishRename moves the source over whatever is at the new name, by one system
+// call that leaves a whiteout behind where the lower has the old name.
+func (fs *FS) publishRename(r *renaming) error {
+	if r.dst != nil {
+		if err := fs.makeReplaceable(r); err != nil {
+			return err
+		}
+	}
+	if r.new.f.verdict == nameWhiteout && r.src.isDir() {
+		// rename(2) puts no directory over a device: the whiteout changes places
+		// with it, and stays where one is needed.
+		if err := fs.upper.rename(r.old.p.at, r.new.p.at, unix.RENAME_EXCHANGE); err != nil {
+			return err
+		}
+		if r.old.cover {
+			return nil
+		}
+		return fs.upper.unlink(r.old.p.at, 0)
+	}
+	var flags uint
+	if r.old.cover {
+		flags = unix.RENAME_WHITEOUT
+	}
+	return fs.upper.rename(r.old.p.at, r.new.p.at, flags)
+}
+
+// makeReplaceable readies the object that a rename replaces: its node gets a
+// descriptor, and an upper directory loses the whiteouts in it, which would keep
+// rename(2) from replacing it.
+func (fs *FS) makeReplaceable(r *renaming) error {
+	n := r.dst
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.upper.Load() {
+		return nil
+	}
+	if n.isDir() {
+		if err := fs.hold(n); err != nil {
+			return err
+		}
+		debris, err := fs.emptyLocked(n)
+		if err != nil || !debris {
+			return err
+		}
+		return fs.upper.clearDir(r.new.p.at)
+	}
+	return fs.holdName(n, r.newDir, r.new.p.name)
+}
+
+// clearDir replaces a directory that holds only whiteouts by an empty, opaque one
+// with the same attributes, in one step.
+func (u *Upper) clearDir(a at) error {
+	var st unix.Statx_t
+	if err := u.stat(a, &st); err != nil {
+		return err
+	}
+	s, err := u.stage(&object{
+		mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, opaque: true,
+		mtime: &Timespec{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
+		atime: &Timespec{Sec: st.Atime.Sec, Nsec: st.Atime.Nsec},
+	})
+	if err != nil {
+		return err
+	}
+	if err := u.rename(s.at, a, unix.RENAME_EXCHANGE); err != nil {
+		u.discard(s.name)
+		return err
+	}
+	u.discard(s.name)
+	return nil
+}
+
+// renamed brings the nodes up to date. Preconditions: treeMu is held for writing.
+func (fs *FS) renamed(r *renaming) {
+	fs.settle(r.src, r.newDir, r.new.p.name)
+	srcDir, dstDir := r.src.isDir(), r.dst != nil && r.dst.isDir()
+	if r.exchange {
+		fs.settle(r.dst, r.oldDir, r.old.p.name)
+		if srcDir != dstDir {
+			delta := 1
+			if dstDir {
+				delta = -1
+			}
+			fs.addSubdirs(r.oldDir, -delta)
+			fs.addSubdirs(r.newDir, delta)
+		}
+		return
+	}
+	if srcDir {
+		fs.addSubdirs(r.oldDir, -1)
+		fs.addSubdirs(r.newDir, 1)
+	}
+	if r.dst == nil {
+		return
+	}
+	r.dst.mu.Lock()
+	if dstDir {
+		fs.dirGone(r.newDir, r.dst)
+	} else if !r.dst.upper.Load() {
+		r.dst.orphan = true
+	} else if _, err := fs.unnamedLocked(r.dst); err != nil {
+		fs.log.Warn("look at a replaced file", "ino", r.dst.ino, "error", err)
+	}
+	r.dst.mu.Unlock()
+}
+
+func (fs *FS) addSubdirs(n *node, delta int) {
+	n.mu.Lock()
+	if n.subdirs >= 0 {
+		n.subdirs += delta
+	}
+	n.mu.Unlock()
+}
+
+// settle records a node's new place. A node that was reached by descriptor, or by
+// another of its names, is reached by this one from now on.
+func (fs *FS) settle(n, dir *node, name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.anchor >= 0 && !n.orphan {
+		_ = unix.Close(n.anchor)
+		n.anchor = -1
+	}
+	fs.moveLocked(n, dir, name)
+}

@@ -1,0 +1,187 @@
+package overlay
+
+import (
+	"errors"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// table holds the nodes by number. A lower object that has no node and is not in
+// touched is as the lower tree says.
+type table struct {
+	mu      sync.RWMutex
+	nodes   map[Ino]*node    // protected by mu
+	touched map[Ino]struct{} // protected by mu; lower inodes that have an upper object
+}
+
+func (t *table) init() {
+	t.nodes = map[Ino]*node{}
+	t.touched = map[Ino]struct{}{}
+}
+
+// get is the node of ino, or nil; touched says whether the lower tree's word on
+// ino no longer holds.
+func (t *table) get(ino Ino) (n *node, touched bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n = t.nodes[ino]
+	if n == nil {
+		_, touched = t.touched[ino]
+	}
+	return n, touched
+}
+
+// add enters n, or finds the node that already has its number. ref counts one
+// reference of the kernel.
+func (t *table) add(n *node, ref bool) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if have := t.nodes[n.ino]; have != nil {
+		n = have
+	} else {
+		t.nodes[n.ino] = n
+		if n.parent != nil {
+			n.parent.refs++
+		}
+	}
+	if ref {
+		n.lookups++
+	}
+	return n
+}
+
+// touch records that a lower inode has an upper object.
+func (t *table) touch(n *node) {
+	if n.lower == 0 || n.ino != n.lower {
+		return
+	}
+	t.mu.Lock()
+	t.touched[n.ino] = struct{}{}
+	t.mu.Unlock()
+}
+
+// refLookup counts a reference of the kernel to a node.
+func (t *table) refLookup(n *node) {
+	t.mu.Lock()
+	n.lookups++
+	t.mu.Unlock()
+}
+
+// refLower counts a reference to a lower object, where it has a node.
+func (t *table) refLower(ino Ino) {
+	t.mu.Lock()
+	if n := t.nodes[ino]; n != nil {
+		n.lookups++
+	}
+	t.mu.Unlock()
+}
+
+// ref keeps a node in the table until unref.
+func (t *table) ref(n *node) {
+	t.mu.Lock()
+	n.refs++
+	t.mu.Unlock()
+}
+
+// pin keeps a node in the table for good: it is not where the lower tree would
+// lead to it.
+func (t *table) pin(n *node) {
+	t.mu.Lock()
+	n.pinned = true
+	t.mu.Unlock()
+}
+
+// reparent moves the count that a node's parent holds for it.
+func (t *table) reparent(from, to *node) {
+	t.mu.Lock()
+	if from != nil {
+		from.refs--
+	}
+	to.refs++
+	t.mu.Unlock()
+}
+
+// dropLocked takes nodes that nothing needs out of the table, upwards from n, and
+// returns them. Preconditions: t.mu is held for writing.
+func (t *table) dropLocked(n *node, gone []*node) []*node {
+	for n != nil && n.lookups <= 0 && n.refs <= 0 && !n.pinned && t.nodes[n.ino] == n {
+		delete(t.nodes, n.ino)
+		gone = append(gone, n)
+		if n = n.parent; n != nil {
+			n.refs--
+		}
+	}
+	return gone
+}
+
+// unref undoes ref.
+func (fs *FS) unref(n *node) {
+	fs.table.mu.Lock()
+	n.refs--
+	gone := fs.table.dropLocked(n, nil)
+	fs.table.mu.Unlock()
+	fs.dispose(gone)
+}
+
+// orphaned lets go of a node that no name leads to any more, as soon as neither
+// the kernel nor a handle needs it.
+func (fs *FS) orphaned(n *node) {
+	fs.table.mu.Lock()
+	n.pinned = false
+	gone := fs.table.dropLocked(n, nil)
+	fs.table.mu.Unlock()
+	fs.dispose(gone)
+}
+
+// dispose closes what dropped nodes held.
+func (fs *FS) dispose(gone []*node) {
+	for _, n := range gone {
+		n.mu.Lock()
+		if n.anchor >= 0 {
+			_ = unix.Close(n.anchor)
+			n.anchor = -1
+		}
+		n.mu.Unlock()
+		fs.dirFDs.drop(n)
+	}
+}
+
+// Forget takes back n references of the kernel. Numbers it does not know are
+// those of objects that are lower alone.
+func (fs *FS) Forget(ino Ino, n uint64) {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	fs.table.mu.RLock()
+	known := fs.table.nodes[ino] != nil
+	fs.table.mu.RUnlock()
+	if !known {
+		return
+	}
+	fs.table.mu.Lock()
+	var gone []*node
+	if nd := fs.table.nodes[ino]; nd != nil {
+		nd.lookups -= int64(min(n, 1<<62))
+		gone = fs.table.dropLocked(nd, nil)
+	}
+	fs.table.mu.Unlock()
+	fs.dispose(gone)
+}
+
+// close empties the table.
+func (t *table) close(fs *FS) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, n := range t.nodes {
+		if n.anchor >= 0 {
+			errs = append(errs, unix.Close(n.anchor))
+			n.anchor = -1
+		}
+		if f := n.file.Swap(nil); f != nil {
+			errs = append(errs, unix.Close(f.fd))
+		}
+	}
+	t.nodes = map[Ino]*node{}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,272 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// UpperOptions says where an upper directory is and what its owner can do.
+type UpperOptions struct {
+	Upper *os.File // directory that holds the changes
+	Work  *os.File // empty directory on the same file system, for preparing them
+	// Rootless keeps owners, full modes and device nodes in override_stat
+	// attributes, since the caller cannot chown or mknod.
+	Rootless bool
+	// Volatile leaves out the fsync of a copy-up's data.
+	Volatile bool
+	// Fault, where set, is asked before each system call that changes the upper;
+	// its error is returned in that call's place. For tests.
+	Fault func(step string) error
+}
+
+// Upper is an upper directory and its work directory, reached by descriptor and
+// single names alone. It is safe for concurrent use.
+type Upper struct {
+	root     int // immutable; owned
+	work     int // immutable; owned
+	rootless bool
+	volatile bool
+	fault    func(step string) error
+	euid     uint32 // immutable: who owns what is created with no chown
+	egid     uint32
+	seq      atomic.Uint64 // names in work/
+
+	whiteoutMu    sync.Mutex
+	whiteoutReady bool // protected by whiteoutMu: work/whiteout exists
+}
+
+// at is a place in the upper: a name in an open directory or, where name is
+// empty, what the descriptor itself refers to.
+type at struct {
+	dir  int
+	name string
+}
+
+// path is for system calls that take no directory descriptor. The last
+// component must not be followed by them, except for an empty name.
+func (a at) path() string {
+	if a.name == "" {
+		return "/proc/self/fd/" + strconv.Itoa(a.dir)
+	}
+	return "/proc/self/fd/" + strconv.Itoa(a.dir) + "/" + a.name
+}
+
+func (a at) String() string {
+	if a.name == "" {
+		return "(open file)"
+	}
+	return a.name
+}
+
+// emptyPath adds AT_EMPTY_PATH where the place is the descriptor itself.
+func (a at) emptyPath(flags int) int {
+	if a.name == "" {
+		return flags | unix.AT_EMPTY_PATH
+	}
+	return flags
+}
+
+func pathError(op string, a at, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: a.String(), Err: err}
+}
+
+// OpenUpper duplicates the descriptors, empties nothing, and tries out what the
+// format needs: user extended attributes, whiteouts, RENAME_WHITEOUT.
+func OpenUpper(opt UpperOptions) (_ *Upper, err error) {
+	u := &Upper{
+		root: -1, work: -1,
+		rootless: opt.Rootless, volatile: opt.Volatile, fault: opt.Fault,
+		euid: uint32(os.Geteuid()), egid: uint32(os.Getegid()),
+	}
+	defer func() {
+		if err != nil {
+			u.Close()
+		}
+	}()
+	if u.root, err = dupDir(opt.Upper); err != nil {
+		return nil, fmt.Errorf("open upper directory: %w", err)
+	}
+	if u.work, err = dupDir(opt.Work); err != nil {
+		return nil, fmt.Errorf("open work directory: %w", err)
+	}
+	return u, nil
+}
+
+func dupDir(f *os.File) (int, error) {
+	fd, err := unix.Openat(int(f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: f.Name(), Err: err}
+	}
+	return fd, nil
+}
+
+// Close releases the descriptors.
+func (u *Upper) Close() error {
+	var errs []error
+	for _, fd := range []int{u.root, u.work} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	u.root, u.work = -1, -1
+	return errors.Join(errs...)
+}
+
+// probe creates, looks at and removes one of each thing the format needs.
+func (u *Upper) probe() error {
+	f, err := u.stageFile(0o600)
+	if err != nil {
+		return fmt.Errorf("write to the work directory: %w", err)
+	}
+	defer u.discard(f.name)
+	defer unix.Close(f.fd)
+	if err := u.setxattr(f.at, xattrIno, []byte("0"), 0); err != nil {
+		return fmt.Errorf("the file system of the upper directory stores no user extended attributes "+
+			"(NFS and some overlays do not; move the bundle to ext4, xfs, btrfs or tmpfs): %w", err)
+	}
+	if err := u.readyWhiteout(); err != nil {
+		return fmt.Errorf("the file system of the upper directory takes no whiteouts (character device 0/0): %w", err)
+	}
+	return nil
+}
+
+// step is called before each change of the upper.
+func (u *Upper) step(name string) error {
+	if u.fault == nil {
+		return nil
+	}
+	return u.fault(name)
+}
+
+const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+
+// stat is statx(2) without following.
+func (u *Upper) stat(a at, st *unix.Statx_t) error {
+	err := unix.Statx(a.dir, a.name, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW), statMask, st)
+	return pathError("stat", a, err)
+}
+
+// exists reports whether anything, a whiteout too, is at a.
+func (u *Upper) exists(a at) (bool, error) {
+	var st unix.Statx_t
+	err := u.stat(a, &st)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// open opens without following; flags are those of open(2).
+func (u *Upper) open(a at, flags int) (int, error) {
+	flags |= unix.O_CLOEXEC | unix.O_NOCTTY
+	var fd int
+	err := retryEINTR(func() (err error) {
+		if a.name == "" {
+			fd, err = unix.Open(a.path(), flags, 0)
+		} else {
+			fd, err = unix.Openat(a.dir, a.name, flags|unix.O_NOFOLLOW, 0)
+		}
+		return err
+	})
+	if err != nil {
+		return -1, pathError("open", a, err)
+	}
+	return fd, nil
+}
+
+func retryEINTR(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR { //nolint:errorlint // a raw errno
+			return err
+		}
+	}
+}
+
+func (u *Upper) readlink(a at) (string, error) {
+	buf := make([]byte, unix.PathMax+1)
+	n, err := unix.Readlinkat(a.dir, a.name, buf)
+	if err != nil {
+		return "", pathError("readlink", a, err)
+	}
+	return string(buf[:n]), nil
+}
+
+func (u *Upper) chown(a at, uid, gid int) error {
+	if err := u.step("chown"); err != nil {
+		return err
+	}
+	return pathError("chown", a, unix.Fchownat(a.dir, a.name, uid, gid, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW)))
+}
+
+// chmod changes anything but a symlink. It goes through an O_PATH descriptor,
+// since fchmodat(2) follows and fchmodat2(2) is younger than the kernels served.
+func (u *Upper) chmod(a at, mode uint32) error {
+	if err := u.step("chmod"); err != nil {
+		return err
+	}
+	if a.name == "" {
+		return pathError("chmod", a, unix.Chmod(a.path(), mode))
+	}
+	fd, err := u.open(a, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return pathError("chmod", a, unix.Chmod(at{dir: fd}.path(), mode))
+}
+
+func (u *Upper) utimes(a at, atime, mtime unix.Timespec) error {
+	if err := u.step("utimes"); err != nil {
+		return err
+	}
+	ts := []unix.Timespec{atime, mtime}
+	if a.name == "" {
+		return pathError("utimes", a, unix.UtimesNanoAt(unix.AT_FDCWD, a.path(), ts, 0))
+	}
+	return pathError("utimes", a, unix.UtimesNanoAt(a.dir, a.name, ts, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+func (u *Upper) unlink(a at, flags int) error {
+	if err := u.step("unlink"); err != nil {
+		return err
+	}
+	return pathError("unlink", a, unix.Unlinkat(a.dir, a.name, flags))
+}
+
+func (u *Upper) rename(from, to at, flags uint) error {
+	if err := u.step("rename"); err != nil {
+		return err
+	}
+	return pathError("rename", to, unix.Renameat2(from.dir, from.name, to.dir, to.name, flags))
+}
+
+func (u *Upper) link(from, to at) error {
+	if err := u.step("link"); err != nil {
+		return err
+	}
+	if from.name == "" {
+		return pathError("link", to, unix.Linkat(unix.AT_FDCWD, from.path(), to.dir, to.name, unix.AT_SYMLINK_FOLLOW))
+	}
+	return pathError("link", to, unix.Linkat(from.dir, from.name, to.dir, to.name, 0))
+}
+
+// isWhiteout reports whether st is overlayfs' whiteout: character device 0/0.
+func isWhiteout(st *unix.Statx_t) bool {
+	return uint32(st.Mode)&unix.S_IFMT == unix.S_IFCHR && st.Rdev_major == 0 && st.Rdev_minor == 0
+}
+
+// toTimespec converts statx's form.
+func toTimespec(t unix.StatxTimestamp) Timespec { return Timespec{Sec: t.Sec, Nsec: t.Nsec} }
+
+func toUnix(t Timespec) unix.Timespec { return unix.Timespec{Sec: t.Sec, Nsec: int64(t.Nsec)} }
+
+var timeOmit = unix.Timespec{Nsec: unix.UTIME_OMIT}

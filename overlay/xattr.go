@@ -1,0 +1,202 @@
+package overlay
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of setxattr(2) and listxattr(2) in bytes (XATTR_SIZE_MAX, XATTR_LIST_MAX).
+const (
+	xattrSizeMax = 64 << 10
+	xattrListMax = 64 << 10
+)
+
+// upperNode is the node of an inode that has an upper object; nil: lower alone.
+// Preconditions: treeMu is held.
+func (fs *FS) upperNode(ino Ino) (*node, error) {
+	n, touched := fs.table.get(ino)
+	if n == nil && touched {
+		var err error
+		if n, err = fs.node(ino, false); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case n != nil && n.upper.Load():
+		return n, nil
+	case n == nil && !isLower(ino):
+		return nil, ErrStale
+	}
+	return nil, nil
+}
+
+// GetXattr reads an extended attribute into buf and returns its size; with an
+// empty buf the size alone. ErrNoXattr, ErrRange.
+func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n, err := fs.upperNode(ino)
+	if err != nil {
+		return 0, err
+	}
+	if n == nil {
+		for have, value := range fs.lower.Xattrs(ino) {
+			if have == name {
+				return fill(buf, value)
+			}
+		}
+		return 0, ErrNoXattr
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := fs.place(n)
+	if err != nil {
+		return 0, err
+	}
+	defer fs.put(p)
+	got, err := fs.upper.getxattrInto(p.at, fs.upper.storedXattr(name), buf)
+	switch {
+	case errors.Is(err, unix.ENODATA):
+		return 0, ErrNoXattr
+	case errors.Is(err, unix.ERANGE):
+		return 0, ErrRange
+	}
+	return got, err
+}
+
+// fill copies value into buf, where there is one.
+func fill(buf, value []byte) (int, error) {
+	if len(buf) > 0 && len(buf) < len(value) {
+		return 0, ErrRange
+	}
+	copy(buf, value)
+	return len(value), nil
+}
+
+// ListXattr writes the NUL-terminated names into buf and returns their size; with
+// an empty buf the size alone. ErrRange.
+func (fs *FS) ListXattr(ino Ino, buf []byte) (int, error) {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	names, err := fs.xattrNames(ino)
+	if err != nil {
+		return 0, err
+	}
+	var list []byte
+	for _, name := range names {
+		list = append(append(list, name...), 0)
+	}
+	if len(list) > xattrListMax {
+		return 0, pathError("listxattr", at{}, unix.E2BIG)
+	}
+	return fill(buf, list)
+}
+
+// xattrNames lists the names of the view. Preconditions: treeMu is held.
+func (fs *FS) xattrNames(ino Ino) ([]string, error) {
+	n, err := fs.upperNode(ino)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	if n == nil {
+		for name := range fs.lower.Xattrs(ino) {
+			names = append(names, name)
+		}
+		return names, nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := fs.place(n)
+	if err != nil {
+		return nil, err
+	}
+	defer fs.put(p)
+	list, err := fs.upper.listxattr(p.at)
+	if err != nil {
+		return nil, err
+	}
+	for _, stored := range splitNames(list) {
+		if name, ok := fs.upper.viewXattr(stored); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// SetXattr sets an extended attribute; flags are unix.XATTR_CREATE and
+// XATTR_REPLACE. killSgid drops the set-group-id bit, as setting an ACL by one
+// outside the group does (FUSE_SETXATTR_ACL_KILL_SGID).
+func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgid bool) error {
+	if len(value) > xattrSizeMax {
+		return pathError("setxattr", at{}, unix.E2BIG)
+	}
+	return fs.changeXattr(ino, name, func(n *node, a at) error {
+		err := fs.upper.setxattr(a, fs.upper.storedXattr(name), value, int(flags))
+		if errors.Is(err, unix.ENODATA) {
+			return ErrNoXattr
+		}
+		if err != nil || !killSgid {
+			return err
+		}
+		return fs.dropSgid(n, a)
+	})
+}
+
+// RemoveXattr removes an extended attribute. ErrNoXattr.
+func (fs *FS) RemoveXattr(ino Ino, name string) error {
+	if _, err := fs.GetXattr(ino, name, nil); err != nil {
+		return err
+	}
+	return fs.changeXattr(ino, name, func(_ *node, a at) error {
+		err := fs.upper.removexattr(a, fs.upper.storedXattr(name))
+		if errors.Is(err, unix.ENODATA) {
+			return ErrNoXattr
+		}
+		return err
+	})
+}
+
+// changeXattr copies an inode up and lets f change its attributes, with the
+// inode's lock held.
+func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) error {
+	if err := fs.change(); err != nil {
+		return err
+	}
+	defer fs.changed()
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n, err := fs.node(ino, true)
+	if err != nil {
+		return err
+	}
+	defer fs.unref(n)
+	if err := fs.copyUp(n); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := fs.place(n)
+	if err != nil {
+		return err
+	}
+	defer fs.put(p)
+	if err := f(n, p.at); err != nil {
+		return err
+	}
+	if strings.HasPrefix(name, "system.") {
+		n.inherit = nil
+	}
+	return nil
+}
+
+// dropSgid clears the set-group-id bit. Preconditions: treeMu and n.mu are held.
+func (fs *FS) dropSgid(n *node, a at) error {
+	cur, err := fs.nodeAttrLocked(n)
+	if err != nil || cur.Mode&unix.S_ISGID == 0 {
+		return err
+	}
+	return fs.setOwnerMode(n, a, &SetAttr{Valid: SetMode, Mode: cur.Mode &^ unix.S_ISGID & 0o7777})
+}
