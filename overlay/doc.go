@@ -32,6 +32,7 @@
 //	FS.freezeMu              R: every change; W: Freeze
 //	  node.dataMu            one at a time: moves a file's data
 //	    FS.treeMu            R: every operation on names; W: Rename
+//	      FS.movedMu         the search for directories moved earlier
 //	      node.copyMu        one at a time: copy-up of metadata
 //	        node.mu          parent before child; of two files never both
 //	          FS.table.mu    leaf

@@ -45,6 +45,9 @@ type FS struct {
 
 	freezeMu sync.RWMutex
 	treeMu   sync.RWMutex
+
+	movedMu    sync.Mutex
+	movedFound bool // protected by movedMu: directories moved by an earlier mount are in the table
 }
 
 // New joins a lower tree and an upper directory, of which it takes ownership;

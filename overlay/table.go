@@ -33,20 +33,21 @@ func (t *table) get(ino Ino) (n *node, touched bool) {
 }
 
 // add enters n, or finds the node that already has its number. ref counts one
-// reference of the kernel.
+// reference of the kernel. A new node starts with one in any case: the kernel
+// knows what it names in a request, since before there was a node to count it in.
 func (t *table) add(n *node, ref bool) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if have := t.nodes[n.ino]; have != nil {
-		n = have
-	} else {
-		t.nodes[n.ino] = n
-		if n.parent != nil {
-			n.parent.refs++
+		if ref {
+			have.lookups++
 		}
+		return have
 	}
-	if ref {
-		n.lookups++
+	t.nodes[n.ino] = n
+	n.lookups = 1
+	if n.parent != nil {
+		n.parent.refs++
 	}
 	return n
 }
