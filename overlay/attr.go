@@ -238,6 +238,9 @@ func setTime(set *SetAttr, given, now SetattrMask, t Timespec) unix.Timespec {
 // setOwnerMode applies owner, mode and the dropping of privileges. Preconditions:
 // treeMu and n.mu are held.
 func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
+	if set.Valid&SetMode != 0 && n.typ == unix.S_IFLNK {
+		return ErrUnsupported // as notify_change answers for a symlink's mode
+	}
 	if set.Valid&(SetMode|SetUID|SetGID|KillSuidgid) == 0 {
 		return nil
 	}
@@ -320,14 +323,54 @@ func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error
 	case n.typ == unix.S_IFREG && (uid >= 0 || gid >= 0 || set.Valid&KillSuidgid != 0):
 		want.mode = withoutSuidgid(want.mode)
 	}
-	if !standIn && n.typ != unix.S_IFREG && n.typ != unix.S_IFDIR {
-		return nil // a symlink, fifo or socket of a plain user: nothing can hold an owner
+	if !standIn && n.typ == unix.S_IFLNK {
+		if want.uid == 0 && want.gid == 0 {
+			return nil
+		}
+		return fs.replaceByStandIn(n, a, &st, want)
 	}
 	over, err := fs.upper.setOverride(a, want, standIn)
 	if err != nil {
 		return err
 	}
 	n.over = over
+	return nil
+}
+
+// replaceByStandIn turns a plain user's symlink into a regular file that can hold
+// an owner. Preconditions: treeMu and n.mu are held.
+func (fs *FS) replaceByStandIn(n *node, a at, st *unix.Statx_t, want overrideStat) error {
+	if a.name == "" || st.Nlink != 1 {
+		return ErrUnsupported // another name would stay as it is
+	}
+	link, err := fs.upper.readlink(a)
+	if err != nil {
+		return err
+	}
+	mtime := toTimespec(st.Mtime)
+	o := &object{
+		mode: unix.S_IFLNK | 0o777, uid: want.uid, gid: want.gid, link: link,
+		lower: n.lower, mtime: &mtime, atime: &mtime,
+	}
+	// The inode that goes keeps its number, which the node goes on using.
+	keep, err := fs.upper.open(a, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	s, err := fs.upper.stage(o)
+	if err == nil {
+		_ = unix.Close(s.fd)
+		s.fd = -1
+		if err = fs.upper.rename(s.at, a, 0); err != nil {
+			fs.upper.unstage(s)
+		}
+	}
+	if err != nil {
+		_ = unix.Close(keep)
+		return err
+	}
+	n.keep = keep
+	n.over = overrideOf(fs.upper, o)
 	return nil
 }
 

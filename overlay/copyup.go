@@ -190,6 +190,14 @@ func (fs *FS) findMovedBelow(d dirRef) error {
 // object lives on its descriptor alone, as an unlinked file does. A crash in
 // between is completed by finishPublishes.
 func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
+	if n.typ != unix.S_IFREG {
+		var st unix.Statx_t
+		if err := fs.upper.stat(s.at, &st); err != nil {
+			return err
+		}
+		fs.table.copied(n, st.Ino)
+		fs.table.pin(n) // found again by its node alone
+	}
 	var home *namedIn
 	moved := false
 	for i := range names {

@@ -26,13 +26,17 @@ type fixture struct {
 
 func newFixture(t *testing.T, lower Lower) *fixture {
 	t.Helper()
-	x := &fixture{t: t, lower: lower, dir: t.TempDir()}
+	return newFixtureWith(t, lower, UpperOptions{Rootless: os.Geteuid() != 0})
+}
+
+func newFixtureWith(t *testing.T, lower Lower, opt UpperOptions) *fixture {
+	t.Helper()
+	x := &fixture{t: t, lower: lower, dir: t.TempDir(), opt: opt}
 	for _, d := range []string{"upper", "work"} {
 		if err := os.Mkdir(filepath.Join(x.dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	x.opt.Rootless = os.Geteuid() != 0
 	x.mount()
 	t.Cleanup(func() {
 		if x.fs != nil {

@@ -133,7 +133,7 @@ func (fs *FS) adoptRoot(initialised bool) error {
 func (fs *FS) Close() error {
 	fs.treeMu.Lock()
 	defer fs.treeMu.Unlock()
-	errs := []error{fs.table.close(fs), fs.dirFDs.close()}
+	errs := []error{fs.table.close(), fs.dirFDs.close()}
 	if fs.upper != nil {
 		errs = append(errs, fs.upper.Close())
 	}

@@ -247,10 +247,16 @@ func (fs *FS) identify(d dirRef, name string, typ uint32, stIno uint64, m upperM
 	}
 	id := identity{ino: upperIno(stIno), typ: typ}
 	lower := m.lower
-	if typ == unix.S_IFDIR {
+	switch typ {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
 		var err error
 		if lower, err = fs.mergedBelow(d, name, m); err != nil {
 			return id, err
+		}
+	default:
+		if lower == 0 {
+			lower = fs.table.copyOf(stIno)
 		}
 	}
 	if lower == 0 {

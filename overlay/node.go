@@ -27,6 +27,7 @@ type node struct {
 	parent  *node         // a directory it is in; of directories written under treeMu.W only; else protected by mu
 	name    string        // its name there; likewise
 	anchor  int           // protected by mu; O_PATH descriptor that outlives the name, or -1
+	keep    int           // protected by mu; descriptor of an inode that was replaced but whose number is in use, or -1
 	orphan  bool          // protected by mu; no name leads here any more
 	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
 	subdirs int           // protected by mu; directories: of the merged view; -1: not counted yet
@@ -36,6 +37,7 @@ type node struct {
 	lookups int64 // protected by table.mu; references the kernel holds, as far as counted
 	refs    int   // protected by table.mu; nodes whose parent it is, and handles
 	pinned  bool  // protected by table.mu; cannot be found again from the lower tree
+	copyIno Ino   // protected by table.mu; its key in table.copies, or 0
 
 	dfd *dirFD // protected by dirFDs.mu
 }
@@ -48,7 +50,7 @@ type inheritance struct {
 }
 
 func newNode(ino Ino, typ uint32, lower Ino) *node {
-	return &node{ino: ino, typ: typ, lower: lower, anchor: -1, subdirs: -1}
+	return &node{ino: ino, typ: typ, lower: lower, anchor: -1, keep: -1, subdirs: -1}
 }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }
@@ -78,6 +80,17 @@ func (fs *FS) place(n *node) (place, error) {
 func (fs *FS) put(p place) {
 	if p.d != nil {
 		fs.dirFDs.release(p.d)
+	}
+}
+
+// letGoLocked closes the descriptors that the node itself has. Preconditions:
+// n.mu is held, or nothing else uses n.
+func (n *node) letGoLocked() {
+	for _, fd := range []*int{&n.anchor, &n.keep} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+			*fd = -1
+		}
 	}
 }
 

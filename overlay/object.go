@@ -68,7 +68,8 @@ func (u *Upper) unstage(s staged) {
 }
 
 // standIn reports whether a plain user's upper keeps the object as a regular
-// file that only says what it is.
+// file that only says what it is: what takes no user attribute, and so could not
+// be given an owner. A symlink that is the image's root's stays one.
 func (u *Upper) standIn(o *object) bool {
 	if !u.rootless {
 		return false
@@ -76,10 +77,10 @@ func (u *Upper) standIn(o *object) bool {
 	switch o.typ() {
 	case unix.S_IFREG, unix.S_IFDIR:
 		return false
-	case unix.S_IFCHR, unix.S_IFBLK:
-		return true
+	case unix.S_IFLNK:
+		return o.uid != 0 || o.gid != 0
 	}
-	return o.uid != 0 || o.gid != 0
+	return true
 }
 
 // makeNode is the system call that creates the object. Directories are made

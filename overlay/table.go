@@ -13,11 +13,13 @@ type table struct {
 	mu      sync.RWMutex
 	nodes   map[Ino]*node    // protected by mu
 	touched map[Ino]struct{} // protected by mu; lower inodes that have an upper object
+	copies  map[Ino]Ino      // protected by mu; upper number → lower inode, for copies that could not record it
 }
 
 func (t *table) init() {
 	t.nodes = map[Ino]*node{}
 	t.touched = map[Ino]struct{}{}
+	t.copies = map[Ino]Ino{}
 }
 
 // get is the node of ino, or nil; touched says whether the lower tree's word on
@@ -60,6 +62,21 @@ func (t *table) touch(n *node) {
 	t.mu.Lock()
 	t.touched[n.ino] = struct{}{}
 	t.mu.Unlock()
+}
+
+// copied records which lower inode an upper object is a copy of, for this mount.
+func (t *table) copied(n *node, stIno uint64) {
+	t.mu.Lock()
+	n.copyIno = upperIno(stIno)
+	t.copies[n.copyIno] = n.lower
+	t.mu.Unlock()
+}
+
+// copyOf is the lower inode that copied recorded, or 0.
+func (t *table) copyOf(stIno uint64) Ino {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.copies[upperIno(stIno)]
 }
 
 // refLookup counts a reference of the kernel to a node.
@@ -108,6 +125,9 @@ func (t *table) reparent(from, to *node) {
 func (t *table) dropLocked(n *node, gone []*node) []*node {
 	for n != nil && n.lookups <= 0 && n.refs <= 0 && !n.pinned && t.nodes[n.ino] == n {
 		delete(t.nodes, n.ino)
+		if n.copyIno != 0 {
+			delete(t.copies, n.copyIno)
+		}
 		gone = append(gone, n)
 		if n = n.parent; n != nil {
 			n.refs--
@@ -139,10 +159,7 @@ func (fs *FS) orphaned(n *node) {
 func (fs *FS) dispose(gone []*node) {
 	for _, n := range gone {
 		n.mu.Lock()
-		if n.anchor >= 0 {
-			_ = unix.Close(n.anchor)
-			n.anchor = -1
-		}
+		n.letGoLocked()
 		n.mu.Unlock()
 		fs.dirFDs.drop(n)
 	}
@@ -170,15 +187,12 @@ func (fs *FS) Forget(ino Ino, n uint64) {
 }
 
 // close empties the table.
-func (t *table) close(fs *FS) error {
+func (t *table) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
 	for _, n := range t.nodes {
-		if n.anchor >= 0 {
-			errs = append(errs, unix.Close(n.anchor))
-			n.anchor = -1
-		}
+		n.letGoLocked()
 		if f := n.file.Swap(nil); f != nil {
 			errs = append(errs, unix.Close(f.fd))
 		}
