@@ -101,11 +101,7 @@ func (fs *FS) copyUp(n *node) error {
 	if s.fd >= 0 {
 		defer unix.Close(s.fd)
 	}
-	if err := fs.publishAll(n, s, o, names); err != nil {
-		fs.upper.discard(s.name)
-		return err
-	}
-	return nil
+	return fs.publishAll(n, s, o, names)
 }
 
 // namedIn is a name in a directory.
@@ -193,6 +189,7 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 	if n.typ != unix.S_IFREG {
 		var st unix.Statx_t
 		if err := fs.upper.stat(s.at, &st); err != nil {
+			fs.upper.discard(s.name)
 			return err
 		}
 		fs.table.copied(n, st.Ino)
@@ -208,6 +205,9 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 			continue
 		}
 		if err != nil {
+			if fs.unpublish(n, names[:i]) {
+				fs.upper.discard(s.name)
+			}
 			return err
 		}
 		home = to
@@ -217,6 +217,9 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 	}
 	if !moved {
 		if err := fs.upper.unlink(s.at, 0); err != nil {
+			if fs.unpublish(n, names) {
+				fs.upper.discard(s.name)
+			}
 			return err
 		}
 	}
@@ -264,7 +267,11 @@ func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
 	if err != nil {
 		return err
 	}
-	return fs.upper.restoreTimes(dir, &st)
+	if err := fs.upper.restoreTimes(dir, &st); err != nil {
+		// The copy is there, and whole; only the directory looks changed.
+		fs.log.Warn("restore a directory's times after a copy-up", "name", to.name, "error", err)
+	}
+	return nil
 }
 
 // restoreTimes sets access and modification time to what st says.
@@ -272,14 +279,44 @@ func (u *Upper) restoreTimes(a at, st *unix.Statx_t) error {
 	return u.utimes(a, toUnix(toTimespec(st.Atime)), toUnix(toTimespec(st.Mtime)))
 }
 
+// unpublish takes back the names that a copy-up which failed had published, and
+// reports whether it could. If not, the staged copy must stay: the next mount
+// completes what it was part of.
+func (fs *FS) unpublish(n *node, names []namedIn) bool {
+	ok := true
+	for i := range names {
+		to := &names[i]
+		to.parent.mu.Lock()
+		if p, err := fs.dirPlace(to.parent, to.name); err == nil {
+			dir := at{p.dir, ""}
+			var st unix.Statx_t
+			err = fs.upper.stat(dir, &st)
+			if m, merr := fs.upper.meta(p.at); err == nil && merr == nil && m.lower == n.lower {
+				if err = fs.upper.unlink(p.at, 0); err == nil {
+					err = fs.upper.restoreTimes(dir, &st)
+				}
+			}
+			if err != nil {
+				fs.log.Warn("take back a partial copy-up", "name", to.name, "error", err)
+				ok = false
+			}
+			fs.put(p)
+		}
+		to.parent.mu.Unlock()
+	}
+	return ok
+}
+
 // publishAnonymous keeps a staged copy of an inode that has no name left.
 func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
 	fd, err := fs.upper.open(s.at, unix.O_PATH)
-	if err != nil {
-		return err
+	if err == nil {
+		if err = fs.upper.unlink(s.at, 0); err != nil {
+			_ = unix.Close(fd)
+		}
 	}
-	if err := fs.upper.unlink(s.at, 0); err != nil {
-		_ = unix.Close(fd)
+	if err != nil {
+		fs.upper.discard(s.name)
 		return err
 	}
 	n.mu.Lock()

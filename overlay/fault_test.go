@@ -1,0 +1,208 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// steps of one operation each, on a fresh union over modelTree. prepare runs
+// without faults.
+var faultCases = []struct {
+	name    string
+	prepare func(x *fixture) error
+	do      func(x *fixture) error
+}{
+	{"chmod of a lower file", nil, func(x *fixture) error { return chmod(x, "top", 0o600) }},
+	{"chmod of a lower file with several names", nil, func(x *fixture) error { return chmod(x, "e/hard", 0o600) }},
+	{"chmod of a lower directory", nil, func(x *fixture) error { return chmod(x, "a/b/c", 0o711) }},
+	{"chown of a lower symlink", nil, func(x *fixture) error { return chown(x, "a/l", 3) }},
+	{"write to a lower file", nil, func(x *fixture) error { return fsWrite(x, "a/b/g", "x", 1) }},
+	{"truncate of a lower file", nil, func(x *fixture) error { return truncateTo(x, "a/b/g", 2) }},
+	{"unlink of a lower file", nil, func(x *fixture) error { return onName(x, "a/b/g", x.fs.Unlink) }},
+	{"unlink of one of several lower names", nil, func(x *fixture) error { return onName(x, "a/f", x.fs.Unlink) }},
+	{"unlink of a copied-up file", func(x *fixture) error { return chmod(x, "top", 0o600) },
+		func(x *fixture) error { return onName(x, "top", x.fs.Unlink) }},
+	{"rename of a lower file", nil, func(x *fixture) error { return fsRename(x, "top", "e/n3", 0) }},
+	{"rename over a lower file", nil, func(x *fixture) error { return fsRename(x, "top", "a/b/g", 0) }},
+	{"rename of a populated lower directory", nil, func(x *fixture) error { return fsRename(x, "a/b", "e/n3", 0) }},
+	{"rename of a directory over a whiteout", func(x *fixture) error { return onName(x, "top", x.fs.Unlink) },
+		func(x *fixture) error { return fsRename(x, "a/b", "top", 0) }},
+	{"exchange of a lower file and a lower directory", nil,
+		func(x *fixture) error { return fsRename(x, "top", "a/b", unix.RENAME_EXCHANGE) }},
+	{"mkdir", nil, func(x *fixture) error { return mkdir(x, "a/b/new", Caller{}) }},
+	{"mkdir by another user", nil, func(x *fixture) error { return mkdir(x, "a/s/new", Caller{UID: 9, GID: 9}) }},
+	{"mkdir where a directory was", func(x *fixture) error { return removeAll(x, "a/s") },
+		func(x *fixture) error { return mkdir(x, "a/s", Caller{}) }},
+	{"rmdir of a directory emptied by whiteouts", func(x *fixture) error { return onName(x, "a/b/c/h", x.fs.Unlink) },
+		func(x *fixture) error { return onName(x, "a/b/c", x.fs.Rmdir) }},
+	{"rename over a directory emptied by whiteouts", func(x *fixture) error {
+		return errors.Join(onName(x, "a/b/c/h", x.fs.Unlink), mkdir(x, "n1", Caller{}))
+	}, func(x *fixture) error { return fsRename(x, "n1", "a/b/c", 0) }},
+	{"link of a lower file", nil, func(x *fixture) error { return link(x, "top", "e/n3") }},
+	{"setxattr of a lower file", nil, func(x *fixture) error {
+		return x.fs.SetXattr(x.mustIno("top"), "user.k", []byte("v"), 0, false)
+	}},
+}
+
+func chmod(x *fixture, p string, mode uint32) error {
+	_, err := x.fs.SetAttr(x.mustIno(p), SetAttr{Valid: SetMode, Mode: mode})
+	return err
+}
+
+func chown(x *fixture, p string, id uint32) error {
+	_, err := x.fs.SetAttr(x.mustIno(p), SetAttr{Valid: SetUID, UID: id})
+	return err
+}
+
+func truncateTo(x *fixture, p string, size int64) error {
+	_, err := x.fs.SetAttr(x.mustIno(p), SetAttr{Valid: SetSize, Size: size})
+	return err
+}
+
+func mkdir(x *fixture, p string, c Caller) error {
+	dir, name, err := x.split(p)
+	if err != nil {
+		return err
+	}
+	_, err = x.fs.Mkdir(dir, name, 0o755, c)
+	return err
+}
+
+func link(x *fixture, p, q string) error {
+	dir, name, err := x.split(q)
+	if err != nil {
+		return err
+	}
+	_, err = x.fs.Link(x.mustIno(p), dir, name)
+	return err
+}
+
+// removeAll empties and removes a directory that has no subdirectories.
+func removeAll(x *fixture, p string) error {
+	ino := x.mustIno(p)
+	d, err := x.fs.OpenDir(ino)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for i := 2; ; i++ {
+		e, ok, err := d.Entry(i)
+		if err != nil || !ok {
+			return errors.Join(err, onName(x, p, x.fs.Rmdir))
+		}
+		if err := x.fs.Unlink(ino, e.Name); err != nil {
+			return err
+		}
+	}
+}
+
+var errFault = errors.New("injected")
+
+// TestAFailureAtAnyStepLeavesTheOldStateOrTheNew fails the first, second, … change
+// of the upper in turn, and, in the second form, every one from there on, as a
+// crash does; then the tree is what it was or what it should be, at once and after
+// a remount, and work/ is clean.
+func TestAFailureAtAnyStepLeavesTheOldStateOrTheNew(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: owners in the upper")
+	}
+	for _, c := range faultCases {
+		for _, crash := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, crash %v", c.name, crash), func(t *testing.T) {
+				for at := 1; ; at++ {
+					if !runFault(t, c.prepare, c.do, at, crash) {
+						if at == 1 {
+							t.Fatal("no step was reached")
+						}
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+// runFault is one run with the fault at the at-th step; false when the operation
+// has fewer.
+func runFault(t *testing.T, prepare, do func(*fixture) error, at int, crash bool) bool {
+	t.Helper()
+	x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{})
+	count, armed, hit := 0, false, ""
+	x.opt.Fault = func(step string) error {
+		if !armed {
+			return nil
+		}
+		count++
+		if count == at || crash && count > at {
+			if hit == "" {
+				hit = step
+			}
+			return errFault
+		}
+		return nil
+	}
+	x.remount()
+	if prepare != nil {
+		if err := prepare(x); err != nil {
+			t.Fatalf("prepare: %v", err)
+		}
+	}
+	old := x.listing()
+	armed = true
+	err := do(x)
+	armed = false
+	if hit == "" {
+		if err != nil {
+			t.Fatalf("without a fault: %v", err)
+		}
+		return false
+	}
+	if !crash {
+		checkState(t, x, old, do, fmt.Sprintf("step %d (%s)", at, hit), err)
+	}
+	x.remount()
+	checkState(t, x, old, do, fmt.Sprintf("step %d (%s), remounted", at, hit), err)
+	entries, err := os.ReadDir(x.dir + "/work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != whiteoutName {
+			t.Errorf("step %d (%s): debris %s in work/", at, hit, e.Name())
+		}
+	}
+	return true
+}
+
+// checkState compares the tree with the one before; where it differs, doing the
+// operation in full must make no difference any more.
+func checkState(t *testing.T, x *fixture, old string, do func(*fixture) error, when string, opErr error) {
+	t.Helper()
+	got := x.listing()
+	if got == old {
+		return
+	}
+	y := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{})
+	for _, c := range faultCases {
+		if fmt.Sprintf("%p", c.do) == fmt.Sprintf("%p", do) && c.prepare != nil {
+			if err := c.prepare(y); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := do(y); err != nil {
+		t.Fatal(err)
+	}
+	if want := y.listing(); got != want {
+		t.Errorf("%s (%v): neither the old tree nor the new:\nagainst old:\n%s\nagainst new:\n%s", when, opErr,
+			diffLines(old, got), diffLines(want, got))
+	}
+	if strings.Contains(got, "\n\n") {
+		t.Error("empty line in listing")
+	}
+}
