@@ -174,7 +174,7 @@ func (fs *FS) makeInPlace(c *creation, o *object) (fd int, err error) {
 	if err = u.stat(a, &st); err == nil && o.typ() != unix.S_IFLNK && uint32(st.Mode)&0o7777 != o.mode&0o7777 {
 		err = u.chmod(a, o.mode&0o7777) // the process's umask, or a setgid parent
 	}
-	if err == nil && (st.Gid != o.gid || st.Uid != o.uid) {
+	if err == nil && !u.rootless && (st.Gid != o.gid || st.Uid != o.uid) {
 		err = u.chown(a, int(o.uid), int(o.gid))
 	}
 	if err != nil {

@@ -244,7 +244,12 @@ func (u *Upper) natural(o *object) bool {
 		return false
 	}
 	if u.rootless {
-		return false
+		need := uint32(0o600)
+		if o.typ() == unix.S_IFDIR {
+			need = 0o700
+		}
+		return !u.standIn(o) && o.uid == 0 && o.gid == 0 &&
+			(o.typ() == unix.S_IFLNK || o.mode&0o7000 == 0 && o.mode&need == need)
 	}
 	return o.uid == u.euid && o.gid == u.egid
 }

@@ -1,0 +1,350 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func mustHandle(t *testing.T, x *fixture, p string, flags uint32) *Handle {
+	t.Helper()
+	h, err := x.fs.Open(x.mustIno(p), flags)
+	if err != nil {
+		t.Fatalf("open %s: %v", p, err)
+	}
+	return h
+}
+
+func readHandle(t *testing.T, h *Handle) string {
+	t.Helper()
+	b, err := io.ReadAll(io.NewSectionReader(h, 0, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAnOpenUnlinkedFileStaysReadableAndWritable(t *testing.T) {
+	for _, p := range []string{"top", "a/f"} {
+		x := newFixture(t, newMemLower(modelTree...))
+		h := mustHandle(t, x, p, unix.O_RDWR)
+		must(t, onName(x, p, x.fs.Unlink))
+		_, err := h.WriteAt([]byte("ZZ"), 1)
+		must(t, err)
+		if got := readHandle(t, h); !strings.Contains(got, "ZZ") {
+			t.Errorf("%s: read %q", p, got)
+		}
+		if _, err := x.ino(p); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", p, err)
+		}
+		must(t, h.Close())
+	}
+}
+
+func TestAnOpenUnlinkedLowerFileShowsNoLinksAndTakesAttributes(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	h := mustHandle(t, x, "top", unix.O_RDONLY)
+	must(t, onName(x, "top", x.fs.Unlink))
+	a, err := x.fs.GetAttr(h.Ino())
+	must(t, err)
+	if a.Nlink != 0 {
+		t.Errorf("nlink %d", a.Nlink)
+	}
+	a, err = x.fs.SetAttr(h.Ino(), SetAttr{Valid: SetMode, Mode: 0o611})
+	must(t, err)
+	if a.Nlink != 0 || a.Mode&0o777 != 0o611 || a.Ino != h.Ino() {
+		t.Errorf("after chmod: %+v", a)
+	}
+	if got := readHandle(t, h); got != "four" {
+		t.Errorf("read %q", got)
+	}
+	must(t, h.Close())
+}
+
+func TestAFileOpenedReadOnlyBeforeACopyUpSeesLaterWrites(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	r := mustHandle(t, x, "top", unix.O_RDONLY)
+	w := mustHandle(t, x, "top", unix.O_WRONLY)
+	_, err := w.WriteAt([]byte("FO"), 0)
+	must(t, err)
+	if got := readHandle(t, r); got != "FOur" {
+		t.Errorf("read %q", got)
+	}
+	if _, ok := r.Upper(); !ok {
+		t.Error("the reader does not follow to the upper")
+	}
+	must(t, w.Close())
+	must(t, r.Close())
+}
+
+func TestACopyUpOfOneNameMovesAllHardLinks(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	before := x.mustIno("e/hard")
+	must(t, fsWrite(x, "a/f", "1", 0))
+	for _, round := range []string{"at once", "remounted"} {
+		if x.mustIno("a/f") != before || x.mustIno("e/hard") != before {
+			t.Errorf("%s: numbers changed", round)
+		}
+		if got := x.read(x.mustIno("e/hard")); got != "1ne" {
+			t.Errorf("%s: the other name reads %q", round, got)
+		}
+		a, err := x.fs.GetAttr(before)
+		must(t, err)
+		if a.Nlink != 2 {
+			t.Errorf("%s: nlink %d", round, a.Nlink)
+		}
+		x.remount()
+	}
+}
+
+func TestInodeNumbersStayOverCopyUpRenameAndRemount(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	want := map[string]Ino{"n1": x.mustIno("a/b/g"), "n2": x.mustIno("a/b/c"), "n2/h": x.mustIno("a/b/c/h")}
+	must(t, fsRename(x, "a/b/g", "n1", 0))
+	must(t, fsRename(x, "a/b/c", "n2", 0))
+	must(t, chmod(x, "n2/h", 0o640))
+	for range 2 {
+		for p, ino := range want {
+			if got := x.mustIno(p); got != ino {
+				t.Errorf("%s: %d, was %d", p, got, ino)
+			}
+		}
+		x.remount()
+	}
+}
+
+func TestADirectoryMadeOverAWhiteoutIsOpaque(t *testing.T) {
+	x := newFixture(t, newMemLower("d d 755", "f d/old 644 x"))
+	must(t, removeAll(x, "d"))
+	must(t, mkdir(x, "d", Caller{}))
+	for range 2 {
+		if _, err := x.ino("d/old"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the lower shows through: %v", err)
+		}
+		x.remount()
+	}
+}
+
+func TestReaddirWhileEverythingIsRemoved(t *testing.T) {
+	lines := []string{"d d 755"}
+	for i := range 500 {
+		lines = append(lines, "f d/f"+string(rune('a'+i%26))+string(rune('a'+i/26))+" 644 x")
+	}
+	x := newFixture(t, newMemLower(lines...))
+	must(t, removeAll(x, "d"))
+	if _, err := x.ino("d"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("d: %v", err)
+	}
+}
+
+func TestAUsersOverlayAttributesAreEscaped(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	ino := x.mustIno("top")
+	names := []string{"user.overlay.opaque", "user.overlay.metacopy", "user.umoci-mount.ino", "user.plain"}
+	for _, name := range names {
+		must(t, x.fs.SetXattr(ino, name, []byte("y"), 0, false))
+	}
+	x.remount()
+	ino = x.mustIno("top")
+	buf := make([]byte, 1024)
+	n, err := x.fs.ListXattr(ino, buf)
+	must(t, err)
+	got := splitNames(buf[:n])
+	slices.Sort(got)
+	slices.Sort(names)
+	if !slices.Equal(got, names) {
+		t.Errorf("listed %q", got)
+	}
+	if got := x.read(ino); got != "four" {
+		t.Errorf("read %q", got)
+	}
+	must(t, x.fs.RemoveXattr(ino, "user.overlay.opaque"))
+	if _, err := x.fs.GetXattr(ino, "user.overlay.opaque", nil); !errors.Is(err, ErrNoXattr) {
+		t.Errorf("removed attribute: %v", err)
+	}
+}
+
+func TestAWhiteoutCannotBeMadeByHand(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	if _, err := x.fs.Mknod(1, "w", unix.S_IFCHR|0o666, 0, Caller{}); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("mknod c 0 0: %v", err)
+	}
+}
+
+func TestNamesOf255BytesNotUTF8AndLikeWhiteouts(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	for _, name := range []string{strings.Repeat("n", 255), "\xff\xfe", ".wh.top", ".wh..wh..opq", "#1"} {
+		must(t, mkdir(x, name, Caller{}))
+		x.remount()
+		x.mustIno(name)
+	}
+	if _, err := x.fs.Lookup(1, strings.Repeat("n", 256)); !errors.Is(err, ErrNameTooLong) {
+		t.Errorf("256 bytes: %v", err)
+	}
+	x.mustIno("top")
+}
+
+func TestAnUnnamedFileCanBeLinked(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	h, a, err := x.fs.Tmpfile(x.mustIno("a"), unix.O_RDWR, 0o644, Caller{})
+	must(t, err)
+	if a.Nlink != 0 {
+		t.Errorf("nlink %d", a.Nlink)
+	}
+	_, err = h.WriteAt([]byte("hello"), 0)
+	must(t, err)
+	la, err := x.fs.Link(h.Ino(), x.mustIno("a"), "named")
+	must(t, err)
+	if la.Ino != a.Ino || la.Nlink != 1 {
+		t.Errorf("linked: %+v", la)
+	}
+	must(t, h.Close())
+	x.remount()
+	if got := x.read(x.mustIno("a/named")); got != "hello" {
+		t.Errorf("read %q", got)
+	}
+}
+
+func TestSetgidDirectoriesPassTheirGroupOn(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	dir := x.mustIno("a/s")
+	d, err := x.fs.Mkdir(dir, "d", 0o755, Caller{UID: 3, GID: 3})
+	must(t, err)
+	h, f, err := x.fs.Create(dir, "f", unix.O_RDWR, 0o644, Caller{UID: 3, GID: 3, Umask: 0o077})
+	must(t, err)
+	must(t, h.Close())
+	if d.GID != 8 || d.Mode&unix.S_ISGID == 0 || f.GID != 8 || f.Mode&0o7777 != 0o600 {
+		t.Errorf("directory %d %o, file %d %o", d.GID, d.Mode, f.GID, f.Mode)
+	}
+}
+
+func TestADefaultACLCountsInPlaceOfTheUmask(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	acl := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range [][3]uint32{{aclUserObj, 7, ^uint32(0)}, {2, 6, 1234}, {aclGroupObj, 5, ^uint32(0)}, {aclMask, 7, ^uint32(0)}, {aclOther, 0, ^uint32(0)}} {
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0]))
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
+		acl = binary.LittleEndian.AppendUint32(acl, e[2])
+	}
+	dir := x.mustIno("e")
+	must(t, x.fs.SetXattr(dir, xattrACLDefault, acl, 0, false))
+	sub, err := x.fs.Mkdir(dir, "sub", 0o777, Caller{Umask: 0o077})
+	must(t, err)
+	h, f, err := x.fs.Create(dir, "file", unix.O_RDWR, 0o666, Caller{Umask: 0o077})
+	must(t, err)
+	must(t, h.Close())
+	if sub.Mode&0o777 != 0o770 || f.Mode&0o777 != 0o660 {
+		t.Errorf("directory %o, file %o", sub.Mode, f.Mode)
+	}
+	buf := make([]byte, 256)
+	n, err := x.fs.GetXattr(sub.Ino, xattrACLDefault, buf)
+	if err != nil || !bytes.Equal(buf[:n], acl) {
+		t.Errorf("inherited default: %x, %v", buf[:n], err)
+	}
+	if _, err := x.fs.GetXattr(f.Ino, xattrACLAccess, buf); err != nil {
+		t.Errorf("access ACL: %v", err)
+	}
+}
+
+func TestACopyUpLeavesTheTimesOfDirectories(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	before, err := x.fs.GetAttr(x.mustIno("a/b"))
+	must(t, err)
+	must(t, chmod(x, "a/b/g", 0o600))
+	after, err := x.fs.GetAttr(x.mustIno("a/b"))
+	must(t, err)
+	if before.Mtime != after.Mtime {
+		t.Errorf("mtime %v, was %v", after.Mtime, before.Mtime)
+	}
+}
+
+func TestARefusedCopyUpLeavesNothing(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	old := x.listing()
+	full := false
+	x.opt.Fault = func(step string) error {
+		if full && step == "copy data" {
+			return &os.PathError{Op: "write", Path: "f", Err: unix.ENOSPC}
+		}
+		return nil
+	}
+	x.remount()
+	full = true
+	if err := fsWrite(x, "top", "x", 0); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("write: %v", err)
+	}
+	full = false
+	if got := x.listing(); got != old {
+		t.Error(diffLines(old, got))
+	}
+	must(t, fsWrite(x, "top", "x", 0))
+}
+
+func TestFreezeHoldsChangesUntilThaw(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	thaw := x.fs.Freeze()
+	done := make(chan error)
+	ino := x.mustIno("top")
+	go func() {
+		_, err := x.fs.SetAttr(ino, SetAttr{Valid: SetMode, Mode: 0o600})
+		done <- err
+	}()
+	select {
+	case <-done:
+		t.Fatal("changed while frozen")
+	case <-time.After(50 * time.Millisecond):
+	}
+	x.mustIno("a/b") // reads go on
+	thaw()
+	must(t, <-done)
+}
+
+func TestAReadOnlyViewWritesNothing(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	must(t, chmod(x, "top", 0o600))
+	want := x.listing()
+	x.unmount()
+	must(t, os.WriteFile(filepath.Join(x.dir, "work", "#debris"), nil, 0o600))
+	x.fsOpt.ReadOnly = true
+	x.mount()
+	if got := x.listing(); got != want {
+		t.Error(diffLines(want, got))
+	}
+	if err := chmod(x, "top", 0o644); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("chmod: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(x.dir, "work", "#debris")); err != nil {
+		t.Errorf("work/ was touched: %v", err)
+	}
+}
+
+func TestForgottenNodesAreDropped(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	must(t, mkdir(x, "n1", Caller{}))
+	ino := x.mustIno("n1")
+	x.fs.Forget(ino, 1) // of the lookup
+	if n, _ := x.fs.table.get(ino); n == nil {
+		t.Fatal("dropped while the kernel has a reference")
+	}
+	x.fs.Forget(ino, 1) // of mkdir
+	if n, _ := x.fs.table.get(ino); n != nil {
+		t.Error("kept")
+	}
+	x.mustIno("n1")
+}
