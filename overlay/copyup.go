@@ -225,6 +225,9 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.upper.Load() {
+		return nil // a lookup found the copy before this, and may have changed it since
+	}
 	n.over = overrideOf(fs.upper, o)
 	n.metacopy.Store(o.metacopy)
 	fs.moveLocked(n, home.parent, home.name)
@@ -361,6 +364,9 @@ func (fs *FS) copyUpDir(n *node) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.upper.Load() {
+		return nil // as in publishAll
+	}
 	n.over = overrideOf(fs.upper, o)
 	n.subdirs = -1
 	n.upper.Store(true)

@@ -229,7 +229,9 @@ func (fs *FS) moveLocked(n, parent *node, name string) {
 		fs.table.reparent(n.parent, parent)
 		n.parent = parent
 	}
-	n.name = name
+	if n.name != name {
+		n.name = name
+	}
 }
 
 // identity is which inode of the view an upper object is.
