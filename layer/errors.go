@@ -32,6 +32,14 @@ var (
 	ErrFormat = errors.New("malformed layer")
 )
 
+// Using a tree.
+var (
+	// ErrInode: the tree has no inode of that number (ESTALE).
+	ErrInode = errors.New("no such inode")
+	// ErrType: the inode is not of the type that the call is for.
+	ErrType = errors.New("wrong type of inode")
+)
+
 // CorruptError says that stored bytes of a layer changed after it was indexed.
 type CorruptError struct {
 	Blob   digest.Digest

@@ -1,0 +1,38 @@
+package sys
+
+import (
+	"fmt"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Map maps the first size bytes of f for reading, shared with the page cache.
+// The mapping outlives f. A page that the file no longer has is SIGBUS: the
+// caller sees to it that nobody truncates the file, and that it has size bytes.
+// A size of 0 gives an empty slice.
+func Map(f *os.File, size int64) ([]byte, error) {
+	if size < 0 || size > math.MaxInt {
+		return nil, fmt.Errorf("map %s: size %d is out of range", f.Name(), size)
+	}
+	if size == 0 {
+		return nil, nil
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, &os.PathError{Op: "mmap", Path: f.Name(), Err: err}
+	}
+	return b, nil
+}
+
+// Unmap ends a mapping; no slice or string of it may be used after that.
+func Unmap(b []byte) error {
+	if b == nil {
+		return nil
+	}
+	if err := unix.Munmap(b); err != nil {
+		return os.NewSyscallError("munmap", err)
+	}
+	return nil
+}
