@@ -1,0 +1,82 @@
+package fusefs
+
+import (
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+var _ fuse.RawFileSystem = (*ops)(nil)
+
+// ops answers the kernel's requests. No default of go-fuse is embedded: those
+// answer ENOSYS, which the kernel remembers, so each method is spelled out.
+//
+// go-fuse copies names and targets out of a request before the call. Everything
+// else in a request or a reply is used again after the return; nothing keeps it.
+type ops struct {
+	fs     *overlay.FS
+	log    *slog.Logger
+	kernel kernel // set by Init, before the first request
+	// passthrough is whether it is wanted; immutable.
+	passthrough bool
+
+	files handles[file]
+	dirs  handles[dir]
+	io    ioModes
+	stats stats
+
+	// nameChanges counts requests that change a listing (ops_dir.go).
+	nameChanges atomic.Uint64
+}
+
+// kernel is what the server tells the kernel of its own accord. *fuse.Server
+// satisfies it.
+type kernel interface {
+	backingFiles
+	// InodeNotify makes the kernel forget an inode's attributes and, where off is
+	// not negative, its cached data.
+	InodeNotify(node uint64, off, length int64) fuse.Status
+}
+
+func newOps(fs *overlay.FS, log *slog.Logger, passthrough bool) *ops {
+	return &ops{
+		fs: fs, log: log, passthrough: passthrough,
+		io: ioModes{log: log, inodes: map[overlay.Ino]*inodeIO{}},
+	}
+}
+
+// String names the file system's type in mount tables (fuse.umoci-mount).
+func (o *ops) String() string { return subtype }
+
+// SetDebug does nothing: go-fuse logs requests by itself.
+func (o *ops) SetDebug(bool) {}
+
+// Init is called between the kernel's INIT and its first request.
+func (o *ops) Init(s *fuse.Server) {
+	o.kernel = s
+	if o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0 {
+		o.io.backing = s
+	}
+}
+
+// OnUnmount is called after the last request. Handles that the kernel had no
+// chance to release, because the connection was cut, end here.
+func (o *ops) OnUnmount() {
+	for _, f := range o.files.drain() {
+		o.closeFile(f)
+	}
+	for _, d := range o.dirs.drain() {
+		o.closeDir(d)
+	}
+}
+
+// expireAttr makes the kernel ask for an inode's attributes again. No lock may be
+// held. An inode it does not know needs no such thing, so the answer is dropped.
+func (o *ops) expireAttr(ino overlay.Ino) {
+	if o.kernel != nil {
+		_ = o.kernel.InodeNotify(uint64(ino), -1, 0)
+	}
+}

@@ -1,0 +1,90 @@
+package fusefs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// entry answers a request that made a name.
+func (o *ops) entry(op opcode, dir uint64, a *overlay.Attr, err error, out *fuse.EntryOut) fuse.Status {
+	o.nameChanges.Add(1)
+	if err != nil {
+		return o.status(op, dir, err)
+	}
+	o.fillEntry(out, a)
+	return fuse.OK
+}
+
+func (o *ops) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	o.stats.count(opMkdir)
+	a, err := o.fs.Mkdir(overlay.Ino(in.NodeId), name, in.Mode, callerOf(&in.InHeader, in.Umask))
+	return o.entry(opMkdir, in.NodeId, &a, err, out)
+}
+
+func (o *ops) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	o.stats.count(opMknod)
+	a, err := o.fs.Mknod(overlay.Ino(in.NodeId), name, in.Mode, uint64(in.Rdev), callerOf(&in.InHeader, in.Umask))
+	return o.entry(opMknod, in.NodeId, &a, err, out)
+}
+
+func (o *ops) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	o.stats.count(opSymlink)
+	a, err := o.fs.Symlink(overlay.Ino(in.NodeId), name, target, callerOf(in, 0))
+	return o.entry(opSymlink, in.NodeId, &a, err, out)
+}
+
+func (o *ops) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	o.stats.count(opLink)
+	a, err := o.fs.Link(overlay.Ino(in.Oldnodeid), overlay.Ino(in.NodeId), name)
+	return o.entry(opLink, in.NodeId, &a, err, out)
+}
+
+func (o *ops) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	o.stats.count(opUnlink)
+	err := o.fs.Unlink(overlay.Ino(in.NodeId), name)
+	o.nameChanges.Add(1)
+	return o.status(opUnlink, in.NodeId, err)
+}
+
+func (o *ops) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	o.stats.count(opRmdir)
+	err := o.fs.Rmdir(overlay.Ino(in.NodeId), name)
+	o.nameChanges.Add(1)
+	return o.status(opRmdir, in.NodeId, err)
+}
+
+// Rename serves RENAME, whose flags are 0, and RENAME2.
+func (o *ops) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	o.stats.count(opRename)
+	err := o.fs.Rename(overlay.Ino(in.NodeId), oldName, overlay.Ino(in.Newdir), newName, in.Flags)
+	o.nameChanges.Add(1)
+	return o.status(opRename, in.NodeId, err)
+}
+
+// Create makes a file and opens it.
+func (o *ops) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	o.stats.count(opCreate)
+	h, a, err := o.fs.Create(overlay.Ino(in.NodeId), name, in.Flags, in.Mode, callerOf(&in.InHeader, in.Umask))
+	o.nameChanges.Add(1)
+	return o.created(opCreate, in, h, &a, err, out)
+}
+
+// Tmpfile makes and opens a file that no directory has a name for (O_TMPFILE).
+func (o *ops) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	o.stats.count(opTmpfile)
+	h, a, err := o.fs.Tmpfile(overlay.Ino(in.NodeId), in.Flags, in.Mode, callerOf(&in.InHeader, in.Umask))
+	return o.created(opTmpfile, in, h, &a, err, out)
+}
+
+// created answers a request that made and opened a file. The open comes first:
+// it says how long the attributes are valid.
+func (o *ops) created(op opcode, in *fuse.CreateIn, h *overlay.Handle, a *overlay.Attr, err error, out *fuse.CreateOut) fuse.Status {
+	if err != nil {
+		return o.status(op, in.NodeId, err)
+	}
+	o.openFile(h, in.Flags&^unix.O_CREAT, &out.OpenOut)
+	o.fillEntry(&out.EntryOut, a)
+	return fuse.OK
+}

@@ -1,0 +1,120 @@
+package fusefs
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Options of a mount.
+type Options struct {
+	// AllowOther lets other users than the one who mounts in.
+	AllowOther bool
+	// ReadOnly makes the kernel refuse changes (EROFS) before they come here.
+	ReadOnly bool
+	// FSName is the first column of mount tables; empty: umoci-mount.
+	FSName string
+	// Log is told of failures that no caller sees. May be nil.
+	Log *slog.Logger
+	// Debug logs every request and reply.
+	Debug bool
+	// DirectMount mounts with mount(2), which takes root (of a user namespace
+	// too), and lets set-id programs and devices work. Else fusermount3 mounts.
+	DirectMount bool
+	// Passthrough lets the kernel read and write upper files by itself, where it
+	// can: root of the first user namespace, Linux 6.9.
+	Passthrough bool
+	// MaxWrite is the longest READ and WRITE in bytes; 0: 1 MiB, the most that
+	// kernels take.
+	MaxWrite int
+	// DefaultPermissions makes the kernel check modes and ACLs. Without it whoever
+	// can reach the mount can do anything in it.
+	DefaultPermissions bool
+}
+
+// subtype makes the type in mount tables fuse.umoci-mount.
+const subtype = "umoci-mount"
+
+const (
+	defaultMaxWrite = 1 << 20
+
+	// maxReadAhead is cut to what the kernel offers.
+	maxReadAhead = 1 << 20
+
+	// maxBackground is how many requests with nobody waiting (read-ahead, write-back
+	// of mappings, RELEASE) the kernel may have open. Its own 12 keeps two cores idle.
+	maxBackground = 128
+
+	// maxInflightBytes bounds the buffers of requests under way. Each reader has
+	// one of MaxWrite.
+	maxInflightBytes = 64 << 20
+)
+
+// extraCapabilities are asked for beyond go-fuse's own; docs/fuse.md says why
+// each, and why not the others.
+const extraCapabilities = fuse.CAP_READDIRPLUS_AUTO |
+	fuse.CAP_ATOMIC_O_TRUNC |
+	fuse.CAP_DONT_MASK |
+	fuse.CAP_HANDLE_KILLPRIV_V2 |
+	fuse.CAP_SETXATTR_EXT |
+	fuse.CAP_PARALLEL_DIROPS |
+	fuse.CAP_NO_EXPORT_SUPPORT
+
+// mountOptions is opt in go-fuse's terms. The logger must be set.
+func (opt *Options) mountOptions() *fuse.MountOptions {
+	level := slog.LevelWarn
+	if opt.Debug {
+		level = slog.LevelDebug
+	}
+	mo := &fuse.MountOptions{
+		AllowOther: opt.AllowOther,
+		FsName:     opt.FSName,
+		Name:       subtype,
+		Debug:      opt.Debug,
+		Logger:     slog.NewLogLogger(opt.Log.Handler(), level),
+
+		MaxWrite:                opt.MaxWrite,
+		MaxReadAhead:            maxReadAhead,
+		MaxBackground:           maxBackground,
+		MaxInflightRequestBytes: maxInflightBytes,
+
+		EnableSymlinkCaching:     true,
+		ExplicitDataCacheControl: true,
+		EnableAcl:                opt.DefaultPermissions,
+		ExtraCapabilities:        extraCapabilities,
+		PanicHandler:             opt.onPanic,
+	}
+	if mo.MaxWrite <= 0 {
+		mo.MaxWrite = defaultMaxWrite
+	}
+	if mo.FsName == "" {
+		mo.FsName = subtype
+	}
+	if opt.DefaultPermissions {
+		mo.Options = append(mo.Options, "default_permissions")
+	}
+	if !opt.Passthrough {
+		// Not to be stacked upon costs one level that a file system above may want.
+		mo.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+	}
+	switch {
+	case opt.DirectMount:
+		mo.DirectMountStrict = true
+		mo.DirectMountFlags = unix.MS_MGC_VAL // none: suid and dev work
+		if opt.ReadOnly {
+			mo.DirectMountFlags |= unix.MS_RDONLY
+		}
+	case opt.ReadOnly:
+		mo.Options = append(mo.Options, "ro")
+	}
+	return mo
+}
+
+// onPanic keeps the server alive: the request that met the fault fails alone.
+func (opt *Options) onPanic(fault any) fuse.Status {
+	opt.Log.Error("request handler panicked", slog.String("fault", fmt.Sprint(fault)), slog.String("stack", string(debug.Stack())))
+	return fuse.EIO
+}
