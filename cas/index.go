@@ -1,0 +1,186 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Index is an image index with the bytes it was read from. Entries that are not
+// touched are written as they were.
+type Index struct {
+	obj     *object
+	Entries []Entry
+}
+
+// Entry is one descriptor of an index.
+type Entry struct {
+	ispec.Descriptor
+	raw json.RawMessage // nil: Descriptor counts
+}
+
+// RefName is the reference name an entry carries, or "".
+func (e *Entry) RefName() string { return e.Annotations[ispec.AnnotationRefName] }
+
+func emptyIndex() *object {
+	o := &object{fields: map[string]json.RawMessage{}}
+	for _, f := range []struct{ key, value string }{
+		{"schemaVersion", "2"},
+		{"mediaType", `"` + ispec.MediaTypeImageIndex + `"`},
+		{"manifests", "[]"},
+	} {
+		o.keys = append(o.keys, f.key)
+		o.fields[f.key] = json.RawMessage(f.value)
+	}
+	return o
+}
+
+// parseIndex reads an index and refuses one that could also be read as a manifest
+// (CVE-2021-41190).
+func parseIndex(data []byte) (*Index, error) {
+	o, err := parseObject(data)
+	if err != nil {
+		return nil, err
+	}
+	var mediaType string
+	if err := o.get("mediaType", &mediaType); err != nil {
+		return nil, err
+	}
+	if mediaType != "" && !isIndexType(mediaType) {
+		return nil, fmt.Errorf("an index says it is %q: %w", mediaType, ErrMalformed)
+	}
+	for _, key := range []string{"config", "layers"} {
+		if _, have := o.fields[key]; have {
+			return nil, fmt.Errorf("an index has the field %q of a manifest: %w", key, ErrMalformed)
+		}
+	}
+	var raw []json.RawMessage
+	if err := o.get("manifests", &raw); err != nil {
+		return nil, err
+	}
+	ix := &Index{obj: o}
+	for _, r := range raw {
+		e := Entry{raw: r}
+		if err := json.Unmarshal(r, &e.Descriptor); err != nil {
+			return nil, fmt.Errorf("index entry: %w: %v", ErrMalformed, err)
+		}
+		ix.Entries = append(ix.Entries, e)
+	}
+	return ix, nil
+}
+
+func (ix *Index) bytes() ([]byte, error) {
+	list := []json.RawMessage{}
+	for _, e := range ix.Entries {
+		raw := e.raw
+		if raw == nil {
+			var err error
+			if raw, err = marshal(e.Descriptor); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, raw)
+	}
+	if err := ix.obj.set("manifests", list); err != nil {
+		return nil, err
+	}
+	return ix.obj.bytes()
+}
+
+// Index reads index.json.
+func (l *Layout) Index(ctx context.Context) (*Index, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	data, err := l.readFile(indexFile)
+	if err != nil {
+		return nil, err
+	}
+	ix, err := parseIndex(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s/%s: %w", l.path, indexFile, err)
+	}
+	return ix, nil
+}
+
+// Update changes index.json: fn is called with what is there now, under the lock
+// that every writer of this program takes, and the result replaces the file in one
+// step. An error of fn leaves it as it was.
+func (l *Layout) Update(ctx context.Context, fn func(*Index) error) (err error) {
+	release, err := l.lock(lockIndex, unix.F_WRLCK, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	ix, err := l.Index(ctx)
+	if err != nil {
+		return err
+	}
+	if err := fn(ix); err != nil {
+		return err
+	}
+	data, err := ix.bytes()
+	if err != nil {
+		return err
+	}
+	return l.replaceFile(indexFile, append(data, '\n'))
+}
+
+// SetRef points a reference at a descriptor: every entry of that name goes, and one
+// is added.
+func (l *Layout) SetRef(ctx context.Context, tag string, desc ispec.Descriptor) error {
+	if err := CheckTag(tag); err != nil {
+		return err
+	}
+	return l.Update(ctx, func(ix *Index) error {
+		ix.removeRef(tag)
+		annotations := map[string]string{}
+		for k, v := range desc.Annotations {
+			annotations[k] = v
+		}
+		annotations[ispec.AnnotationRefName] = tag
+		desc.Annotations = annotations
+		ix.Entries = append(ix.Entries, Entry{Descriptor: desc})
+		return nil
+	})
+}
+
+// RemoveRef removes every entry of a name, and reports how many there were.
+func (l *Layout) RemoveRef(ctx context.Context, tag string) (n int, err error) {
+	err = l.Update(ctx, func(ix *Index) error {
+		n = ix.removeRef(tag)
+		return nil
+	})
+	return n, err
+}
+
+func (ix *Index) removeRef(tag string) int {
+	var kept []Entry
+	for _, e := range ix.Entries {
+		if e.RefName() != tag {
+			kept = append(kept, e)
+		}
+	}
+	n := len(ix.Entries) - len(kept)
+	ix.Entries = kept
+	return n
+}
+
+// Refs lists the reference names in the order of index.json, repeated ones too.
+func (l *Layout) Refs(ctx context.Context) ([]string, error) {
+	ix, err := l.Index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range ix.Entries {
+		if name := e.RefName(); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,169 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// MaxDocument bounds the JSON documents that are read, in bytes. The largest
+// known manifests are a few MiB.
+const MaxDocument = 32 << 20
+
+const indexFile = "index.json"
+
+// Layout is an open image layout. It is safe for concurrent use.
+type Layout struct {
+	path string // immutable; for messages
+	root *os.Root
+
+	// Fault, where set, is asked before each system call that changes the layout;
+	// its error is returned in that call's place. For tests; set it before use.
+	Fault func(step string) error
+
+	mu   sync.Mutex
+	temp *tempDir // protected by mu; nil until something is written
+}
+
+// Open opens an existing layout.
+func Open(path string) (*Layout, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open image layout: %w", err)
+	}
+	root, err := os.OpenRoot(abs)
+	if err != nil {
+		return nil, fmt.Errorf("open image layout: %w", err)
+	}
+	l := &Layout{path: abs, root: root}
+	if err := l.check(); err != nil {
+		_ = root.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// check reads oci-layout.
+func (l *Layout) check() error {
+	data, err := l.readFile(ispec.ImageLayoutFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has no %s file: %w", l.path, ispec.ImageLayoutFile, ErrNotLayout)
+	}
+	if err != nil {
+		return err
+	}
+	var v ispec.ImageLayout
+	if err := json.Unmarshal(data, &v); err != nil {
+		return fmt.Errorf("%s: %s: %v: %w", l.path, ispec.ImageLayoutFile, err, ErrNotLayout)
+	}
+	if v.Version != ispec.ImageLayoutVersion {
+		return fmt.Errorf("%s has image-layout version %q, read is %s: %w", l.path, v.Version, ispec.ImageLayoutVersion, ErrNotLayout)
+	}
+	return nil
+}
+
+// Create makes an empty layout; path must not exist, its parents are made.
+func Create(path string) (_ *Layout, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("create image layout: %w", err)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("create image layout: %s %w", path, ErrExists)
+		}
+		return nil, fmt.Errorf("create image layout: %w", err)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("create image layout: %w", err)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	l := &Layout{path: abs, root: root}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if err := root.MkdirAll("blobs/sha256", 0o755); err != nil {
+		return nil, fmt.Errorf("create image layout: %w", err)
+	}
+	for name, v := range map[string]any{
+		ispec.ImageLayoutFile: ispec.ImageLayout{Version: ispec.ImageLayoutVersion},
+		indexFile:             emptyIndex(),
+	} {
+		data, err := marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.replaceFile(name, append(data, '\n')); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Path is the layout's absolute path.
+func (l *Layout) Path() string { return l.path }
+
+// Close removes what was begun and not committed.
+func (l *Layout) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	if l.temp != nil {
+		err = l.temp.remove()
+		l.temp = nil
+	}
+	return errors.Join(err, l.root.Close())
+}
+
+func (l *Layout) step(name string) error {
+	if l.Fault == nil {
+		return nil
+	}
+	return l.Fault(name)
+}
+
+// readFile reads a bounded file of the layout.
+func (l *Layout) readFile(name string) ([]byte, error) {
+	f, err := l.root.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(l.path, name), err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(l.path, name), err)
+	}
+	if len(data) > MaxDocument {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(l.path, name), ErrTooLarge)
+	}
+	return data, nil
+}
+
+// replaceFile puts data at a name of the layout in one durable step.
+func (l *Layout) replaceFile(name string, data []byte) (err error) {
+	w, err := l.newTemp(context.Background())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.discard()) }()
+	if err := l.step("write"); err != nil {
+		return err
+	}
+	if _, err := w.f.Write(data); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return w.publish(name)
+}
