@@ -56,10 +56,13 @@ type serverConfig struct {
 	Squash   *overlay.Owner
 	Options  Options
 	LogPath  string
+	Facts    bool // opens files as told (fact_test.go)
+	UserNS   bool // in a user and a mount namespace of its own
 }
 
 // serveTest serves until its standard input ends. Lines there are questions with
-// one line of answer: "stats" (the counters as JSON) and "unmount".
+// one line of answer: "stats" (the counters as JSON), "unmount", "run" and a shell
+// command, or what factOps obeys.
 func serveTest(config string) error {
 	var cfg serverConfig
 	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
@@ -74,7 +77,13 @@ func serveTest(config string) error {
 	if err != nil {
 		return err
 	}
-	srv, err := Mount(fs, filepath.Join(cfg.Dir, "mnt"), cfg.Options)
+	var srv *Server
+	var facts *factOps
+	if cfg.Facts {
+		srv, facts, err = mountWithFacts(fs, filepath.Join(cfg.Dir, "mnt"), cfg.Options)
+	} else {
+		srv, err = Mount(fs, filepath.Join(cfg.Dir, "mnt"), cfg.Options)
+	}
 	if err != nil {
 		return err
 	}
@@ -89,20 +98,25 @@ func serveTest(config string) error {
 	fmt.Println("ready")
 	unmounted := false
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		switch in.Text() {
-		case "stats":
+		word, rest, _ := strings.Cut(in.Text(), " ")
+		switch {
+		case word == "stats":
 			answer, err := json.Marshal(srv.Stats())
 			if err != nil {
 				return err
 			}
 			fmt.Println(string(answer))
-		case "unmount":
+		case word == "unmount":
 			if err := srv.Unmount(); err != nil {
 				fmt.Println(err)
 				continue
 			}
 			unmounted = true
 			fmt.Println("ok")
+		case word == "run":
+			fmt.Println(runShell(rest))
+		case facts != nil:
+			fmt.Println(facts.obey(strings.Fields(in.Text())))
 		}
 	}
 	if !unmounted {
@@ -237,6 +251,13 @@ func tryMount(t *testing.T, cfg serverConfig, uid int) (*mounted, error) {
 		m.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 		m.cmd.Dir = "/"
 	}
+	if cfg.UserNS {
+		m.cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{Size: 65535}},
+			GidMappings: []syscall.SysProcIDMap{{Size: 65535}},
+		}
+	}
 	if m.stdin, err = m.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -253,7 +274,10 @@ func tryMount(t *testing.T, cfg serverConfig, uid int) (*mounted, error) {
 		werr := m.cmd.Wait()
 		return nil, fmt.Errorf("server: %s: %w", strings.TrimSpace(stderr.String()), werr)
 	}
-	abort := connectionAbort(t, m.root)
+	abort := func() { _ = m.cmd.Process.Kill() }
+	if !cfg.UserNS {
+		abort = connectionAbort(t, m.root)
+	}
 	watchdog := time.AfterFunc(mountFor, func() {
 		t.Errorf("the mount is cut off after %v", mountFor)
 		abort()

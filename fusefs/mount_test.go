@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -56,21 +57,38 @@ func TestPosix(t *testing.T) {
 	})
 }
 
-func TestPosixAsPlainUser(t *testing.T) {
-	m := mountPlain(t)
+// posixEnv is a directory for TestPosixInDirectory, which is then a process of
+// its own.
+const posixEnv = "FUSEFS_TEST_POSIX"
+
+func TestPosixInDirectory(t *testing.T) {
+	root := os.Getenv(posixEnv)
+	if root == "" {
+		t.Skip("runs as part of TestPosixAsPlainUser")
+	}
 	for name, f := range posixtest.All {
 		if notPosix[name] {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			dir := m.path("posix-" + name)
-			asUser(t, plainUser, func() {
-				if err := os.Mkdir(dir, 0o755); err != nil {
-					t.Fatal(err)
-				}
-				f(t, dir)
-			})
+			dir := filepath.Join(root, "posix-"+name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			f(t, dir)
 		})
+	}
+}
+
+func TestPosixAsPlainUser(t *testing.T) {
+	m := mountPlain(t)
+	cmd := exec.Command(copyBinary(t), "-test.run=TestPosixInDirectory", "-test.v", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), posixEnv+"="+m.root, "TMPDIR=/tmp")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: plainUser, Gid: plainUser}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestPosixInDirectory/FileBasic")) {
+		t.Errorf("%v:\n%s", err, out)
 	}
 }
 
