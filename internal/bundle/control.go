@@ -1,0 +1,139 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// The control socket speaks one JSON object a line. A freeze lasts until the
+// connection that asked for it ends, so that a client that dies thaws the mount.
+type controlRequest struct {
+	Op string `json:"op"` // "status", "freeze"
+}
+
+// DaemonStatus is what a daemon says of itself.
+type DaemonStatus struct {
+	PID      int               `json:"pid"`
+	Started  time.Time         `json:"started"`
+	Requests map[string]uint64 `json:"requests,omitempty"` // FUSE requests by opcode
+	Error    string            `json:"error,omitempty"`
+}
+
+// maxFreeze bounds how long a client can hold the writers of a mount.
+const maxFreeze = 10 * time.Minute
+
+// socketPath reaches a socket through its directory's descriptor: a path in
+// sockaddr_un has 108 bytes at most.
+func socketPath(bundle string) (path string, dir *os.File, err error) {
+	dir, err = os.Open(filepath.Join(bundle, stateDir))
+	if err != nil {
+		return "", nil, err
+	}
+	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + controlName, dir, nil
+}
+
+// controlServer answers on the control socket of a mount.
+type controlServer struct {
+	listener net.Listener
+	log      *slog.Logger
+	status   func() DaemonStatus
+	freeze   func() (thaw func())
+}
+
+func listenControl(bundle string, s *controlServer) error {
+	path, dir, err := socketPath(bundle)
+	if err != nil {
+		return fmt.Errorf("open control socket: %w", err)
+	}
+	defer dir.Close()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("open control socket: %w", err)
+	}
+	if s.listener, err = net.Listen("unix", path); err != nil {
+		return fmt.Errorf("open control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("open control socket: %w", err), s.listener.Close())
+	}
+	go s.serve()
+	return nil
+}
+
+func (s *controlServer) serve() {
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return // closed at the end of the daemon
+		}
+		go func() {
+			if err := s.answer(conn); err != nil {
+				s.log.Debug("control connection", "error", err)
+			}
+		}()
+	}
+}
+
+func (s *controlServer) answer(conn net.Conn) (err error) {
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := conn.SetDeadline(time.Now().Add(maxFreeze)); err != nil {
+		return err
+	}
+	dec, enc := json.NewDecoder(conn), json.NewEncoder(conn)
+	for {
+		var req controlRequest
+		if err := dec.Decode(&req); err != nil {
+			return nil //nolint:nilerr // the client is gone: that ends what it asked for
+		}
+		switch req.Op {
+		case "status":
+			err = enc.Encode(s.status())
+		case "freeze":
+			thaw := s.freeze()
+			defer thaw()
+			err = enc.Encode(s.status())
+		default:
+			err = enc.Encode(DaemonStatus{Error: fmt.Sprintf("unknown request %q", req.Op)})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// controlCall asks a mount's daemon. The connection stays open for the caller.
+func controlCall(bundle, op string) (DaemonStatus, net.Conn, error) {
+	var st DaemonStatus
+	path, dir, err := socketPath(bundle)
+	if err != nil {
+		return st, nil, fmt.Errorf("reach the mount daemon: %w", err)
+	}
+	defer dir.Close()
+	conn, err := net.DialTimeout("unix", path, 2*time.Second)
+	if err != nil {
+		return st, nil, fmt.Errorf("reach the mount daemon: %w", err)
+	}
+	limit := 5 * time.Second
+	if op == "freeze" {
+		limit = time.Minute // changes under way come first
+	}
+	err = conn.SetDeadline(time.Now().Add(limit))
+	if err == nil {
+		if err = json.NewEncoder(conn).Encode(controlRequest{Op: op}); err == nil {
+			err = json.NewDecoder(conn).Decode(&st)
+		}
+	}
+	if err == nil && st.Error != "" {
+		err = errors.New(st.Error)
+	}
+	if err != nil {
+		return st, nil, errors.Join(fmt.Errorf("ask the mount daemon: %w", err), conn.Close())
+	}
+	return st, conn, nil
+}

@@ -1,0 +1,334 @@
+package bundle
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// DaemonCommand is the name of the hidden command that serves a mount: argv[1] of
+// the process that startDaemon starts; argv[2] is the bundle. Descriptor 3 is the
+// pipe on which it says "ready" or why not.
+const DaemonCommand = "serve-mount"
+
+const readyFD = 3
+
+// maxLog is the size in bytes above which a new daemon starts its log anew.
+const maxLog = 4 << 20
+
+// startDaemon starts the process that serves the bundle's mount, and returns when
+// the tree is live.
+func startDaemon(ctx context.Context, bundle string) (err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDaemon, err)
+	}
+	log, err := openLog(bundle)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDaemon, err)
+	}
+	defer r.Close()
+	// A caller's descriptors must not live on in the daemon: who waits for a pipe
+	// to close would wait for the mount to end.
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return errors.Join(fmt.Errorf("%w: %w", ErrDaemon, err), w.Close())
+	}
+	cmd := exec.Command(exe, DaemonCommand, bundle)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDaemon, err)
+	}
+	line, err := readLine(ctx, r)
+	if err == nil && line == "ready" {
+		return cmd.Process.Release()
+	}
+	if ctx.Err() != nil {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+	}
+	werr := cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case line != "":
+		return errors.New(line)
+	}
+	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, filepath.Join(bundle, stateDir, logName))
+}
+
+// readLine waits for one line of the daemon, or for ctx.
+func readLine(ctx context.Context, r *os.File) (string, error) {
+	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
+	defer stop()
+	line, err := bufio.NewReader(io.LimitReader(r, 64<<10)).ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+func openLog(bundle string) (*os.File, error) {
+	name := filepath.Join(bundle, stateDir, logName)
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	if info, err := os.Stat(name); err == nil && info.Size() > maxLog {
+		flags |= os.O_TRUNC
+	}
+	f, err := os.OpenFile(name, flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log of the mount: %w", err)
+	}
+	return f, nil
+}
+
+// RunDaemon is the hidden command: it serves the bundle's mount until it is
+// unmounted, and tells whoever started it when it is ready.
+func RunDaemon(ctx context.Context, bundle string) error {
+	ready := os.NewFile(readyFD, "ready")
+	if ready == nil {
+		return errors.New("the command is for the program's own use")
+	}
+	unix.CloseOnExec(readyFD)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	told := false
+	tell := func(s string) {
+		if !told {
+			told = true
+			_, _ = fmt.Fprintln(ready, strings.ReplaceAll(s, "\n", "; ")) //nolint:errcheck // nobody waits then
+			_ = ready.Close()
+		}
+	}
+	err := Serve(ctx, bundle, ServeOptions{Log: log, Ready: func() { tell("ready") }})
+	if err != nil {
+		log.Error("mount ended", "error", err)
+		tell(err.Error())
+	}
+	return err
+}
+
+// ServeOptions of Serve.
+type ServeOptions struct {
+	Log   *slog.Logger
+	Ready func() // called when the tree is live; may be nil
+}
+
+// server is everything a mount's process holds.
+type server struct {
+	bundle string
+	log    *slog.Logger
+	state  *State
+	held   *os.File // "mounted", locked
+	layout *cas.Layout
+	unpin  func() error
+	cache  *openCache
+	lower  *layer.Image
+	fs     *overlay.FS
+	fuse   *fusefs.Server
+}
+
+// Serve mounts a bundle as its state says and serves it until it is unmounted, a
+// signal (SIGINT, SIGTERM) asks for the end, or the bundle is removed.
+func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
+	unix.Umask(0) // modes are the callers'
+	debug.SetGCPercent(50)
+	s := &server{bundle: bundle, log: opt.Log}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	if err := s.mount(); err != nil {
+		return err
+	}
+	started := time.Now()
+	control := &controlServer{
+		log: s.log, freeze: s.fs.Freeze,
+		status: func() DaemonStatus {
+			return DaemonStatus{PID: os.Getpid(), Started: started, Requests: s.fuse.Stats()}
+		},
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.fuse.Serve()
+	}()
+	if err := s.fuse.WaitMount(); err != nil {
+		return errors.Join(fmt.Errorf("mount: %w", err), s.detach(done))
+	}
+	if err := listenControl(bundle, control); err != nil {
+		return errors.Join(err, s.detach(done))
+	}
+	defer control.listener.Close()
+	s.log.Info("mounted", "bundle", bundle, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
+	if opt.Ready != nil {
+		opt.Ready()
+	}
+	err = s.wait(ctx, done)
+	s.log.Info("unmounted", "bundle", bundle)
+	return err
+}
+
+// wait returns when the mount has ended.
+func (s *server) wait(ctx context.Context, done <-chan struct{}) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	defer signal.Stop(signals)
+	gone := time.NewTicker(2 * time.Second)
+	defer gone.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return s.detach(done)
+		case sig := <-signals:
+			s.log.Info("asked to end", "signal", sig.String())
+			return s.detach(done)
+		case <-gone.C:
+			var st unix.Stat_t
+			if unix.Fstat(int(s.held.Fd()), &st) == nil && st.Nlink == 0 {
+				s.log.Warn("the bundle was removed")
+				return s.detach(done)
+			}
+		}
+	}
+}
+
+// detach takes the mount away from every path, and waits a while for the programs
+// that still use it. Those that go on after that see ENOTCONN.
+func (s *server) detach(done <-chan struct{}) error {
+	point := filepath.Join(s.bundle, rootfsName)
+	var err error
+	if os.Geteuid() == 0 {
+		err = unix.Unmount(point, unix.MNT_DETACH)
+	} else {
+		err = fusermountUnmount(point, true)
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		err = nil // unmounted meanwhile
+	}
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		s.log.Warn("programs still use the mount")
+	}
+	return err
+}
+
+// open opens all that the mount is made of.
+func (s *server) open(ctx context.Context) (err error) {
+	if s.state, err = readState(s.bundle); err != nil {
+		return err
+	}
+	name := filepath.Join(s.bundle, stateDir, mountedName)
+	if s.held, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return fmt.Errorf("lock mount: %w", err)
+	}
+	if err := unix.Flock(int(s.held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("%s: %w", s.bundle, ErrMounted)
+	}
+	if s.layout, err = cas.Open(s.state.Layout); err != nil {
+		return err
+	}
+	if s.unpin, err = s.layout.Pin(); err != nil {
+		return err
+	}
+	o := &s.state.Options
+	if s.cache, err = newCache(o.CacheDir, s.log); err != nil {
+		return err
+	}
+	if s.lower, err = s.cache.Open(ctx, sources(ctx, s.layout, s.state.Layers), indexOptions(o, nil)); err != nil {
+		return err
+	}
+	s.fs, err = openOverlay(s.bundle, s.lower, o, false, s.log)
+	return err
+}
+
+// openOverlay joins the lower tree and the bundle's upper.
+func openOverlay(bundle string, lower *layer.Image, o *StateOptions, readOnly bool, log *slog.Logger) (*overlay.FS, error) {
+	upper, err := os.Open(filepath.Join(bundle, upperName))
+	if err != nil {
+		return nil, fmt.Errorf("open upper directory: %w", err)
+	}
+	defer upper.Close()
+	work, err := os.Open(filepath.Join(bundle, workName))
+	if err != nil {
+		return nil, fmt.Errorf("open work directory: %w", err)
+	}
+	defer work.Close()
+	u, err := overlay.OpenUpper(overlay.UpperOptions{Upper: upper, Work: work, Rootless: o.Rootless, Volatile: o.Volatile})
+	if err != nil {
+		return nil, err
+	}
+	opt := overlay.Options{ReadOnly: readOnly, Log: log}
+	if !readOnly { // what a repack reads is in the image's ids
+		opt.IDs = overlay.IDMap{UIDs: o.UIDMap, GIDs: o.GIDMap}
+		if o.Rootless {
+			opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+		}
+	}
+	fs, err := overlay.New(lower, u, opt)
+	if err != nil {
+		return nil, errors.Join(err, u.Close())
+	}
+	return fs, nil
+}
+
+func (s *server) mount() error {
+	o := &s.state.Options
+	root := os.Geteuid() == 0
+	var err error
+	s.fuse, err = fusefs.Mount(s.fs, filepath.Join(s.bundle, rootfsName), fusefs.Options{
+		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
+		Log: s.log, Debug: o.Debug, DirectMount: root, Passthrough: root && !o.NoPassthrough,
+		DefaultPermissions: root,
+	})
+	return err
+}
+
+func (s *server) close() error {
+	var errs []error
+	if s.fs != nil {
+		errs = append(errs, s.fs.Close())
+	}
+	if s.lower != nil {
+		errs = append(errs, s.lower.Close())
+	}
+	if s.cache != nil {
+		errs = append(errs, s.cache.close())
+	}
+	if s.unpin != nil {
+		errs = append(errs, s.unpin())
+	}
+	if s.layout != nil {
+		errs = append(errs, s.layout.Close())
+	}
+	if s.held != nil { // last: whoever waits for the daemon's end waits for this
+		errs = append(errs, s.held.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,395 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// MountOptions of Mount.
+type MountOptions struct {
+	Bundle   string
+	Layout   string // path of the image layout; "" resumes what the bundle was made from
+	Tag      string
+	Platform *ispec.Platform
+
+	Fresh      bool // throw away the changes of an earlier mount
+	Mtree      bool // write the full mtree manifest too
+	Foreground bool // serve in this process until the mount ends
+	State      StateOptions
+	Rootless   bool // umoci's --rootless: config.json for a plain user's container
+
+	Progress layer.Progress
+	Log      *slog.Logger
+}
+
+// MountResult says what was mounted.
+type MountResult struct {
+	Rootfs  string
+	Image   ispec.Descriptor
+	Resumed bool
+}
+
+// Mount mounts an image as the bundle's rootfs, making the bundle where there is
+// none. A bundle with changes goes on with them. When it fails, what was not there
+// before is not there after.
+func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) {
+	d, made, err := makeDir(opt.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	m := &mounting{opt: opt, dir: d}
+	defer func() {
+		if err != nil && made {
+			err = errors.Join(err, m.undo())
+		}
+		err = errors.Join(err, d.close())
+	}()
+	if err := m.checkFree(made); err != nil {
+		return nil, err
+	}
+	if err := m.openImage(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.closeImage()) }()
+	if err := m.prepare(ctx); err != nil {
+		return nil, err
+	}
+	res = &MountResult{Rootfs: d.file(rootfsName), Image: m.state.Manifest, Resumed: m.resume}
+	if opt.Foreground {
+		return res, m.serveHere(ctx)
+	}
+	return res, startDaemon(ctx, d.path)
+}
+
+// mounting is one Mount under way.
+type mounting struct {
+	opt    MountOptions
+	dir    *dir
+	state  *State
+	resume bool
+	wrote  []string // what undo removes
+
+	layout *cas.Layout
+	image  *cas.Image
+	path   *cas.Path
+	unpin  func() error
+	cache  *openCache
+	lower  *layer.Image
+}
+
+// makeDir opens the bundle's directory for a change, and makes what is missing of
+// it; made reports that it was no bundle of ours before.
+func makeDir(path string) (d *dir, made bool, err error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, false, fmt.Errorf("open bundle: %w", err)
+	}
+	_, err = os.Lstat(filepath.Join(abs, stateDir, stateName))
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		made = true
+	default:
+		return nil, false, fmt.Errorf("open bundle: %w", err)
+	}
+	if made {
+		for _, name := range []string{configName, rootfsName, umociName} {
+			if _, err := os.Lstat(filepath.Join(abs, name)); err == nil {
+				return nil, false, fmt.Errorf("%s %w, and is not a umoci-mount bundle's", filepath.Join(abs, name), ErrExists)
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(abs, stateDir), 0o700); err != nil {
+			return nil, false, fmt.Errorf("create bundle: %w", err)
+		}
+		if err := os.Chmod(abs, 0o700); err != nil {
+			return nil, false, fmt.Errorf("create bundle: %w", err)
+		}
+	}
+	d, err = openDir(abs)
+	return d, made, err
+}
+
+// undo removes what a failed first mount has made. The bundle's own directory goes
+// only if nothing else is in it.
+func (m *mounting) undo() error {
+	var errs []error
+	for _, name := range []string{configName, umociName, upperName, workName, stateDir} {
+		errs = append(errs, os.RemoveAll(m.dir.file(name)))
+	}
+	for _, name := range []string{m.dir.file(rootfsName), m.dir.path} {
+		err := os.Remove(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			errs = append(errs, err)
+		}
+	}
+	for _, name := range m.wrote {
+		errs = append(errs, os.RemoveAll(name))
+	}
+	return errors.Join(errs...)
+}
+
+// checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
+func (m *mounting) checkFree(made bool) error {
+	if made {
+		return nil
+	}
+	mounted, err := isMounted(m.dir.path)
+	if err != nil {
+		return err
+	}
+	if mounted {
+		return fmt.Errorf("%s: %w", m.dir.path, ErrMounted)
+	}
+	return detachStale(m.dir.file(rootfsName), m.opt.Log)
+}
+
+// detachStale unmounts what a daemon that is no more left at path.
+func detachStale(path string, log *slog.Logger) error {
+	e, err := mountAt(path)
+	if err != nil || e == nil {
+		return err
+	}
+	log.Info("taking away the mount of a daemon that has ended", "path", path)
+	if os.Geteuid() == 0 {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s, whose daemon has ended: %w", path, err)
+		}
+		return nil
+	}
+	return fusermountUnmount(path, true)
+}
+
+// openImage finds the image, in the layout or in the bundle's state.
+func (m *mounting) openImage(ctx context.Context) error {
+	old, err := readState(m.dir.path)
+	if err != nil && !errors.Is(err, ErrNotBundle) || errors.Is(err, ErrNotBundle) && fileExists(m.dir.state(stateName)) {
+		return err
+	}
+	layoutPath, tag := m.opt.Layout, m.opt.Tag
+	if layoutPath == "" {
+		if old == nil {
+			return fmt.Errorf("no image named, and %s is %w", m.dir.path, ErrNotBundle)
+		}
+		layoutPath, tag = old.Layout, old.Tag
+	}
+	if m.layout, err = cas.Open(layoutPath); err != nil {
+		return err
+	}
+	if m.unpin, err = m.layout.Pin(); err != nil {
+		return err
+	}
+	m.resume = old != nil && !m.opt.Fresh
+	if m.resume {
+		return m.resumeState(ctx, old, layoutPath, tag)
+	}
+	return m.newState(ctx, layoutPath, tag)
+}
+
+func fileExists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+// resumeState takes what is mounted from the bundle. An image named with it must
+// be the one the changes belong to, or one repacked from them.
+func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag string) error {
+	m.state = old
+	if m.opt.Layout != "" {
+		path, err := m.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform})
+		if err != nil {
+			return err
+		}
+		meta, err := readUmoci(m.dir.path)
+		if err != nil {
+			return err
+		}
+		d := path.Descriptor().Digest
+		if d != old.Manifest.Digest && d != meta.From.Walk[len(meta.From.Walk)-1].Digest {
+			return fmt.Errorf("%w: %s holds changes to %s, not to %s:%s (--fresh throws them away)",
+				ErrOtherImage, m.dir.path, old.Manifest.Digest, layoutPath, tag)
+		}
+		old.Layout = m.layout.Path()
+	}
+	keep := old.Options
+	old.Options = m.opt.State
+	old.Options.KeepDirlinks, old.Options.Rootless = keep.KeepDirlinks, keep.Rootless
+	if len(old.Options.UIDMap)+len(old.Options.GIDMap) == 0 {
+		old.Options.UIDMap, old.Options.GIDMap = keep.UIDMap, keep.GIDMap
+	}
+	return nil
+}
+
+// newState resolves the image and describes its layers.
+func (m *mounting) newState(ctx context.Context, layoutPath, tag string) (err error) {
+	if m.path, err = m.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform}); err != nil {
+		return err
+	}
+	if m.image, err = m.layout.Image(ctx, m.path); err != nil {
+		return fmt.Errorf("%s:%s: %w", layoutPath, tag, err)
+	}
+	m.state = &State{
+		Layout: m.layout.Path(), Tag: tag, Manifest: m.path.Descriptor(), Options: m.opt.State,
+		Layers: stateLayers(m.image),
+	}
+	m.state.Manifest.Data = nil
+	m.state.Options.Rootless = os.Geteuid() != 0
+	return nil
+}
+
+func stateLayers(img *cas.Image) []StateLayer {
+	var out []StateLayer
+	for i, d := range img.Manifest.Layers {
+		out = append(out, StateLayer{d.MediaType, d.Digest, d.Size, img.Config.RootFS.DiffIDs[i]})
+	}
+	return out
+}
+
+// sources are the layers as package layer takes them.
+func sources(ctx context.Context, l *cas.Layout, layers []StateLayer) []layer.Source {
+	var out []layer.Source
+	for _, sl := range layers {
+		out = append(out, layer.Source{
+			Digest: sl.Digest, DiffID: sl.DiffID, Size: sl.Size, MediaType: sl.MediaType,
+			Open: func() (*os.File, error) { return l.Blob(ctx, sl.Digest) },
+		})
+	}
+	return out
+}
+
+// openCache is a cache with the directory it is in.
+type openCache struct {
+	*layer.Cache
+	root *os.Root
+}
+
+func newCache(dir string, log *slog.Logger) (*openCache, error) {
+	root, err := openCacheDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	c, err := layer.OpenCache(root, layer.CacheOptions{Log: log})
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &openCache{c, root}, nil
+}
+
+func (c *openCache) close() error { return c.root.Close() }
+
+func indexOptions(o *StateOptions, progress layer.Progress) layer.IndexOptions {
+	return layer.IndexOptions{Progress: progress, SpanCacheBytes: o.SpanCache, KeepDirlinks: o.KeepDirlinks}
+}
+
+// prepare indexes the layers and writes the bundle.
+func (m *mounting) prepare(ctx context.Context) (err error) {
+	if m.cache, err = newCache(m.state.Options.CacheDir, m.opt.Log); err != nil {
+		return err
+	}
+	opt := indexOptions(&m.state.Options, m.opt.Progress)
+	if m.lower, err = m.cache.Open(ctx, sources(ctx, m.layout, m.state.Layers), opt); err != nil {
+		return err
+	}
+	if !m.resume {
+		if m.opt.Fresh {
+			if err := m.clearChanges(); err != nil {
+				return err
+			}
+		}
+		if err := m.writeConfig(); err != nil {
+			return err
+		}
+	}
+	for name, mode := range map[string]os.FileMode{rootfsName: 0o755, upperName: 0o755, workName: 0o700} {
+		if err := os.MkdirAll(m.dir.file(name), mode); err != nil {
+			return fmt.Errorf("create bundle: %w", err)
+		}
+	}
+	if m.opt.Mtree && !m.resume {
+		if err := m.writeMtree(ctx); err != nil {
+			return err
+		}
+	}
+	return m.dir.writeState(m.state)
+}
+
+// clearChanges removes the record of an earlier mount, for --fresh.
+func (m *mounting) clearChanges() error {
+	for _, name := range []string{upperName, workName} {
+		if err := os.RemoveAll(m.dir.file(name)); err != nil {
+			return fmt.Errorf("throw away changes: %w", err)
+		}
+	}
+	old, err := filepath.Glob(m.dir.file("sha256_*.mtree"))
+	if err != nil {
+		return err
+	}
+	for _, name := range old {
+		if err := os.Remove(name); err != nil {
+			return fmt.Errorf("remove old manifest: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeConfig writes config.json and umoci.json for a new bundle.
+func (m *mounting) writeConfig() error {
+	o := &m.state.Options
+	meta := &umociMeta{From: walkPath{m.path.Walk}, MapOptions: mapOptions{
+		UIDMappings: idMappings(o.UIDMap), GIDMappings: idMappings(o.GIDMap), Rootless: m.opt.Rootless,
+	}}
+	config, err := runtimeConfig(runtimeInput{
+		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
+		uids: meta.MapOptions.UIDMappings, gids: meta.MapOptions.GIDMappings,
+		passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower, name) },
+	})
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(m.dir.file(configName), config, 0o644); err != nil {
+		return err
+	}
+	return writeUmoci(m.dir.path, meta)
+}
+
+func idMappings(ranges []overlay.IDRange) []idMapping {
+	var out []idMapping
+	for _, r := range ranges {
+		out = append(out, idMapping{ContainerID: r.Image, HostID: r.Host, Size: r.Size})
+	}
+	return out
+}
+
+func (m *mounting) closeImage() error {
+	var errs []error
+	if m.lower != nil {
+		errs = append(errs, m.lower.Close())
+	}
+	if m.cache != nil {
+		errs = append(errs, m.cache.close())
+	}
+	if m.unpin != nil {
+		errs = append(errs, m.unpin())
+	}
+	if m.layout != nil {
+		errs = append(errs, m.layout.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// serveHere is --foreground.
+func (m *mounting) serveHere(ctx context.Context) error {
+	return Serve(ctx, m.dir.path, ServeOptions{Log: m.opt.Log})
+}

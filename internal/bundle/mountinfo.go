@@ -1,0 +1,79 @@
+package bundle
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// fsType is what mount tables show of our mounts.
+const fsType = "fuse.umoci-mount"
+
+// mountEntry is one line of a mountinfo file (proc_pid_mountinfo(5)).
+type mountEntry struct {
+	Device string // "major:minor"
+	Point  string
+	FSType string
+	Source string
+}
+
+// parseMountinfo reads a mountinfo file; lines it does not understand are left out.
+func parseMountinfo(data []byte) []mountEntry {
+	var out []mountEntry
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		f, g := strings.Fields(before), strings.Fields(after)
+		if !ok || len(f) < 6 || len(g) < 2 {
+			continue
+		}
+		out = append(out, mountEntry{Device: f[2], Point: unescapeMount(f[4]), FSType: g[0], Source: unescapeMount(g[1])})
+	}
+	return out
+}
+
+// unescapeMount undoes the kernel's \ooo for blanks and backslashes.
+func unescapeMount(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// ownMounts lists the mounts of this process's mount namespace.
+func ownMounts() ([]mountEntry, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mount table: %w", err)
+	}
+	return parseMountinfo(data), nil
+}
+
+// mountAt is the mount of ours on top at a path, or nil.
+func mountAt(path string) (*mountEntry, error) {
+	entries, err := ownMounts()
+	if err != nil {
+		return nil, err
+	}
+	for i := len(entries) - 1; i >= 0; i-- {
+		if e := entries[i]; e.Point == path && e.FSType == fsType {
+			return &e, nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,223 @@
+package bundle
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// mtreeName is the manifest's name in a bundle, as umoci looks for it.
+func mtreeName(manifest digest.Digest) string {
+	return strings.Replace(manifest.String(), ":", "_", 1) + ".mtree"
+}
+
+// writeMtree writes the full manifest of a new bundle's tree, with the keywords
+// that umoci compares.
+func (m *mounting) writeMtree(ctx context.Context) (err error) {
+	o := &m.state.Options
+	opt := overlay.Options{IDs: overlay.IDMap{UIDs: o.UIDMap, GIDs: o.GIDMap}}
+	if o.Rootless {
+		opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	}
+	fs, err := overlay.New(m.lower, nil, opt)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, fs.Close()) }()
+	name := m.dir.file(mtreeName(m.state.Manifest.Digest))
+	m.wrote = append(m.wrote, name)
+	return writeMtreeFile(ctx, name, m.dir.file(rootfsName), &mtreeTree{fs: fs, lower: m.lower})
+}
+
+// mtreeTree is the tree a manifest is written of.
+type mtreeTree struct {
+	fs      *overlay.FS
+	lower   *layer.Image
+	digests map[layer.Ino]string // of regular files; hexadecimal
+}
+
+func writeMtreeFile(ctx context.Context, name, root string, t *mtreeTree) (err error) {
+	if err := t.hashContent(ctx); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := bufio.NewWriter(f)
+	fmt.Fprintf(w, "#          tree: %s\n#          date: %s\n#      keywords: %s\n\n",
+		root, time.Now().UTC().Format(time.ANSIC), strings.Join(mtreeKeywordNames, ","))
+	fmt.Fprint(w, "# .\n/set type=file nlink=1 mode=0664 uid=0 gid=0\n")
+	if err := t.writeDir(w, layer.RootIno, ".", "."); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// mtreeKeywordNames are the ten that umoci compares.
+var mtreeKeywordNames = []string{
+	"size", "type", "uid", "gid", "mode", "link", "nlink", "tar_time", "sha256digest", "xattr",
+}
+
+// hashContent computes every file's digest, in the order in which the content
+// lies in the layers: each span is decoded once.
+func (t *mtreeTree) hashContent(ctx context.Context) error {
+	type item struct {
+		ino   layer.Ino
+		layer int
+		pos   int64
+	}
+	var files []item
+	for ino := layer.RootIno; int(ino) <= t.lower.Len(); ino++ {
+		a, err := t.lower.Attr(ino)
+		if err != nil {
+			return err
+		}
+		if a.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		ext, err := t.lower.Extents(ino)
+		if err != nil {
+			return err
+		}
+		it := item{ino: ino}
+		if len(ext) > 0 {
+			it.layer, it.pos = int(ext[0].Layer), ext[0].Pos
+		}
+		files = append(files, it)
+	}
+	slices.SortFunc(files, func(a, b item) int {
+		return cmp.Or(cmp.Compare(a.layer, b.layer), cmp.Compare(a.pos, b.pos))
+	})
+	t.digests = make(map[layer.Ino]string, len(files))
+	buf := make([]byte, 1<<20)
+	for _, it := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f, err := t.lower.Open(it.ino)
+		if err != nil {
+			return err
+		}
+		h := sha256.New()
+		if _, err := io.CopyBuffer(h, io.NewSectionReader(f, 0, f.Size()), buf); err != nil {
+			return fmt.Errorf("hash content: %w", err)
+		}
+		t.digests[it.ino] = hex.EncodeToString(h.Sum(nil))
+	}
+	return nil
+}
+
+// writeDir writes a directory, its files sorted, then its directories, as go-mtree
+// orders them.
+func (t *mtreeTree) writeDir(w *bufio.Writer, ino layer.Ino, path, name string) error {
+	if path != "." {
+		fmt.Fprintf(w, "\n# %s\n", visEncode(path))
+	}
+	if err := t.writeEntry(w, ino, name, ""); err != nil {
+		return err
+	}
+	n, err := t.lower.NumEntries(ino)
+	if err != nil {
+		return err
+	}
+	var dirs []layer.Dirent
+	for i := range n {
+		e, err := t.lower.Entry(ino, i)
+		if err != nil {
+			return err
+		}
+		if e.Mode == unix.S_IFDIR {
+			dirs = append(dirs, e)
+			continue
+		}
+		if err := t.writeEntry(w, e.Ino, e.Name, "    "); err != nil {
+			return err
+		}
+	}
+	for _, e := range dirs {
+		if err := t.writeDir(w, e.Ino, filepath.Join(path, e.Name), e.Name); err != nil {
+			return err
+		}
+	}
+	fmt.Fprint(w, "..\n")
+	return nil
+}
+
+var mtreeTypes = map[uint32]string{
+	unix.S_IFREG: "file", unix.S_IFDIR: "dir", unix.S_IFLNK: "link", unix.S_IFCHR: "char",
+	unix.S_IFBLK: "block", unix.S_IFIFO: "fifo", unix.S_IFSOCK: "socket",
+}
+
+func (t *mtreeTree) writeEntry(w *bufio.Writer, ino layer.Ino, name, indent string) error {
+	a, err := t.fs.GetAttr(ino)
+	if err != nil {
+		return err
+	}
+	typ := a.Mode & unix.S_IFMT
+	fmt.Fprintf(w, "%s%s size=%d", indent, visEncode(name), a.Size)
+	if typ != unix.S_IFREG {
+		fmt.Fprintf(w, " type=%s", mtreeTypes[typ])
+	}
+	if a.UID != 0 {
+		fmt.Fprintf(w, " uid=%d", a.UID)
+	}
+	if a.GID != 0 {
+		fmt.Fprintf(w, " gid=%d", a.GID)
+	}
+	fmt.Fprintf(w, " mode=%#o", a.Mode&0o7777)
+	if typ == unix.S_IFLNK {
+		target, err := t.lower.Readlink(ino)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, " link=%s", visEncode(target))
+	}
+	if a.Nlink != 1 {
+		fmt.Fprintf(w, " nlink=%d", a.Nlink)
+	}
+	fmt.Fprintf(w, " tar_time=%d.000000000", a.Mtime.Sec)
+	if typ == unix.S_IFREG {
+		fmt.Fprintf(w, " sha256digest=%s", t.digests[ino])
+	}
+	if typ == unix.S_IFREG || typ == unix.S_IFDIR {
+		for key, value := range t.lower.Xattrs(ino) {
+			fmt.Fprintf(w, " xattr.%s=%s", visEncode(key), base64.StdEncoding.EncodeToString(value))
+		}
+	}
+	fmt.Fprint(w, "\n")
+	return nil
+}
+
+// visEncode is vis(3) with VIS_OCTAL, VIS_WHITE and VIS_GLOB: what a manifest's
+// names are written in.
+func visEncode(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`\*?[#`, c) >= 0 {
+			fmt.Fprintf(&b, `\%03o`, c)
+			continue
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}

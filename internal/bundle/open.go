@@ -1,0 +1,138 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// View is a bundle's tree read in this process, mounted or not, in the image's own
+// ids. While it is open the mount's writers wait.
+type View struct {
+	Dir    string // the bundle's absolute path
+	State  *State
+	From   []ispec.Descriptor // path to the manifest that a repack compares with
+	Layout *cas.Layout
+	Base   *layer.Image // what the mount's lower tree is
+	FS     *overlay.FS
+
+	meta  *umociMeta
+	dir   *dir
+	cache *openCache
+	unpin func() error
+	hold  net.Conn // the freeze of a live mount; nil: not mounted
+}
+
+// OpenView opens a bundle to be read, and locks it. layout, where not empty, is
+// the layout to read the base image from.
+func OpenView(ctx context.Context, bundle, layout string, log *slog.Logger) (v *View, err error) {
+	v = &View{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.Close())
+			v = nil
+		}
+	}()
+	if v.dir, err = openDir(bundle); err != nil {
+		return nil, err
+	}
+	v.Dir = v.dir.path
+	if v.State, err = readState(v.Dir); err != nil {
+		return nil, err
+	}
+	if v.meta, err = readUmoci(v.Dir); err != nil {
+		return nil, err
+	}
+	v.From = v.meta.From.Walk
+	if layout == "" {
+		layout = v.State.Layout
+	}
+	if v.Layout, err = cas.Open(layout); err != nil {
+		return nil, err
+	}
+	if v.unpin, err = v.Layout.Pin(); err != nil {
+		return nil, err
+	}
+	if v.cache, err = newCache(v.State.Options.CacheDir, log); err != nil {
+		return nil, err
+	}
+	if v.Base, err = v.image(ctx, v.State.Layers); err != nil {
+		return nil, err
+	}
+	if err := v.freeze(); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{upperName, workName} { // after umount --discard there are none
+		if err := os.MkdirAll(v.dir.file(name), 0o755); err != nil {
+			return nil, fmt.Errorf("open bundle: %w", err)
+		}
+	}
+	v.FS, err = openOverlay(v.Dir, v.Base, &v.State.Options, true, log)
+	return v, err
+}
+
+// image opens the merged tree of some layers of the layout.
+func (v *View) image(ctx context.Context, layers []StateLayer) (*layer.Image, error) {
+	im, err := v.cache.Open(ctx, sources(ctx, v.Layout, layers), indexOptions(&v.State.Options, nil))
+	if errors.Is(err, cas.ErrBlobNotFound) {
+		return nil, fmt.Errorf("%w: %w", ErrOtherLayout, err)
+	}
+	return im, err
+}
+
+// freeze holds the writers of a live mount.
+func (v *View) freeze() error {
+	mounted, err := isMounted(v.Dir)
+	if err != nil || !mounted {
+		return err
+	}
+	_, v.hold, err = controlCall(v.Dir, "freeze")
+	return err
+}
+
+// Mounted reports whether the bundle is mounted.
+func (v *View) Mounted() bool { return v.hold != nil }
+
+// Thaw lets the writers of a live mount go on before the view is closed.
+func (v *View) Thaw() error {
+	if v.hold == nil {
+		return nil
+	}
+	err := v.hold.Close()
+	v.hold = nil
+	return err
+}
+
+// Close releases all of it.
+func (v *View) Close() error {
+	var errs []error
+	errs = append(errs, v.Thaw())
+	if v.FS != nil {
+		errs = append(errs, v.FS.Close())
+	}
+	if v.Base != nil {
+		errs = append(errs, v.Base.Close())
+	}
+	if v.cache != nil {
+		errs = append(errs, v.cache.close())
+	}
+	if v.unpin != nil {
+		errs = append(errs, v.unpin())
+	}
+	if v.Layout != nil {
+		errs = append(errs, v.Layout.Close())
+	}
+	if v.dir != nil {
+		errs = append(errs, v.dir.close())
+	}
+	return errors.Join(errs...)
+}

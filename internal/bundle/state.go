@@ -1,0 +1,244 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// Names in a bundle.
+const (
+	configName  = "config.json"
+	umociName   = "umoci.json"
+	rootfsName  = "rootfs"
+	upperName   = "upper"
+	workName    = "work"
+	stateDir    = ".umoci-mount"
+	stateName   = "state.json"
+	lockName    = "lock"
+	mountedName = "mounted"
+	controlName = "control"
+	logName     = "log"
+)
+
+// stateVersion is that of state.json. A bundle of a newer one is refused.
+const stateVersion = 1
+
+// State is what the program records of a bundle beside umoci.json: what the mount
+// is made of. It is written whole, in one step.
+type State struct {
+	Version  int              `json:"version"`
+	Layout   string           `json:"layout"` // absolute path
+	Tag      string           `json:"tag"`
+	Manifest ispec.Descriptor `json:"manifest"` // of the mounted base
+	Layers   []StateLayer     `json:"layers"`   // of the mounted base, bottom first
+	Options  StateOptions     `json:"options"`
+}
+
+// StateLayer is one layer of the mounted base.
+type StateLayer struct {
+	MediaType string        `json:"media_type"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+	DiffID    digest.Digest `json:"diff_id"`
+}
+
+// StateOptions are the options a mount keeps when it is resumed.
+type StateOptions struct {
+	CacheDir      string            `json:"cache_dir"`
+	KeepDirlinks  bool              `json:"keep_dirlinks,omitempty"`
+	ReadOnly      bool              `json:"read_only,omitempty"`
+	Rootless      bool              `json:"rootless,omitempty"` // the upper stores owners in override_stat
+	AllowOther    bool              `json:"allow_other,omitempty"`
+	NoPassthrough bool              `json:"no_passthrough,omitempty"`
+	Volatile      bool              `json:"volatile,omitempty"`
+	Debug         bool              `json:"debug,omitempty"`
+	UIDMap        []overlay.IDRange `json:"uid_map,omitempty"`
+	GIDMap        []overlay.IDRange `json:"gid_map,omitempty"`
+	SpanCache     int64             `json:"span_cache,omitempty"` // bytes
+}
+
+// umociMeta is umoci.json, version 2.
+type umociMeta struct {
+	Version    string     `json:"umoci_version"`
+	From       walkPath   `json:"from_descriptor_path"`
+	MapOptions mapOptions `json:"map_options"`
+}
+
+type walkPath struct {
+	Walk []ispec.Descriptor `json:"descriptor_walk"`
+}
+
+type mapOptions struct {
+	UIDMappings []idMapping `json:"uid_mappings"`
+	GIDMappings []idMapping `json:"gid_mappings"`
+	Rootless    bool        `json:"rootless"`
+}
+
+// idMapping is runtime-spec's LinuxIDMapping as umoci writes it.
+type idMapping struct {
+	ContainerID uint32 `json:"containerID"`
+	HostID      uint32 `json:"hostID"`
+	Size        uint32 `json:"size"`
+}
+
+const umociVersion = "2"
+
+// dir is an open bundle directory.
+type dir struct {
+	path string // absolute
+	lock *os.File
+}
+
+// openDir opens a bundle's directory and locks it for a change. It makes nothing.
+func openDir(path string) (*dir, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open bundle: %w", err)
+	}
+	d := &dir{path: abs}
+	if _, err := os.Stat(abs); err != nil {
+		return nil, fmt.Errorf("open bundle: %w", err)
+	}
+	if d.lock, err = os.OpenFile(d.state(lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", abs, ErrNotBundle)
+		}
+		return nil, fmt.Errorf("open bundle: %w", err)
+	}
+	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = d.lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", abs, ErrInUse)
+		}
+		return nil, fmt.Errorf("lock bundle: %w", err)
+	}
+	return d, nil
+}
+
+func (d *dir) close() error { return d.lock.Close() }
+
+func (d *dir) file(name string) string { return filepath.Join(d.path, name) }
+
+func (d *dir) state(name string) string { return filepath.Join(d.path, stateDir, name) }
+
+// readState reads state.json. ErrNotBundle where there is none.
+func readState(bundle string) (*State, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, stateDir, stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", bundle, ErrNotBundle)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read bundle state: %w", err)
+	}
+	var s State
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(bundle, stateDir, stateName), err)
+	}
+	if s.Version != stateVersion {
+		return nil, fmt.Errorf("%s was written by another version of the program (state version %d, read is %d): %w",
+			bundle, s.Version, stateVersion, ErrNotBundle)
+	}
+	return &s, nil
+}
+
+func (d *dir) writeState(s *State) error {
+	s.Version = stateVersion
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode bundle state: %w", err)
+	}
+	return replaceFile(d.state(stateName), append(data, '\n'), 0o600)
+}
+
+// readUmoci reads umoci.json, ours or stock umoci's.
+func readUmoci(bundle string) (*umociMeta, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, umociName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s has no %s: %w", bundle, umociName, ErrNotBundle)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", umociName, err)
+	}
+	var m umociMeta
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, fmt.Errorf("read %s in %s: %w", umociName, bundle, err)
+	}
+	if m.Version != umociVersion {
+		return nil, fmt.Errorf("%s in %s has version %q, read is %q: %w", umociName, bundle, m.Version, umociVersion, ErrNotBundle)
+	}
+	if len(m.From.Walk) == 0 {
+		return nil, fmt.Errorf("%s in %s names no image: %w", umociName, bundle, ErrNotBundle)
+	}
+	return &m, nil
+}
+
+// writeUmoci writes umoci.json as umoci does: one line, as its decoder and its
+// encoder agree on it.
+func writeUmoci(bundle string, m *umociMeta) error {
+	m.Version = umociVersion
+	data, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", umociName, err)
+	}
+	return replaceFile(filepath.Join(bundle, umociName), append(data, '\n'), 0o644)
+}
+
+// replaceFile writes a file in one durable step.
+func replaceFile(name string, data []byte, mode fs.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("write %s: %w", name, err), os.Remove(f.Name()))
+		}
+	}()
+	if _, err = f.Write(data); err == nil {
+		if err = f.Chmod(mode); err == nil {
+			err = f.Sync()
+		}
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// isMounted reports whether the bundle's daemon runs.
+func isMounted(bundle string) (bool, error) {
+	f, err := os.Open(filepath.Join(bundle, stateDir, mountedName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the mount: %w", err)
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}

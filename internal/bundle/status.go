@@ -1,0 +1,81 @@
+package bundle
+
+import (
+	"context"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// MountStatus describes one live mount.
+type MountStatus struct {
+	Bundle   string            `json:"bundle"`
+	Image    string            `json:"image"` // LAYOUT:TAG
+	Manifest string            `json:"manifest"`
+	PID      int               `json:"pid"` // 0: the daemon does not answer
+	Uptime   float64           `json:"uptime_seconds"`
+	Upper    int64             `json:"upper_bytes"` // disk space of the changes
+	Requests map[string]uint64 `json:"requests,omitempty"`
+	Error    string            `json:"error,omitempty"` // why the daemon does not answer
+}
+
+// Status lists the mounts of this mount namespace that the caller can see into.
+func Status(ctx context.Context) ([]MountStatus, error) {
+	entries, err := ownMounts()
+	if err != nil {
+		return nil, err
+	}
+	out := []MountStatus{}
+	for _, e := range entries {
+		if e.FSType != fsType || filepath.Base(e.Point) != rootfsName {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		out = append(out, mountStatus(filepath.Dir(e.Point)))
+	}
+	return out, nil
+}
+
+func mountStatus(bundle string) MountStatus {
+	st := MountStatus{Bundle: bundle}
+	state, err := readState(bundle)
+	if err != nil {
+		st.Error = err.Error()
+		return st
+	}
+	st.Image, st.Manifest = state.Layout+":"+state.Tag, state.Manifest.Digest.String()
+	st.Upper = diskUsage(filepath.Join(bundle, upperName))
+	ds, conn, err := controlCall(bundle, "status")
+	if err != nil {
+		st.Error = err.Error()
+		return st
+	}
+	_ = conn.Close()
+	st.PID, st.Uptime, st.Requests = ds.PID, time.Since(ds.Started).Seconds(), ds.Requests
+	return st
+}
+
+// diskUsage adds up the blocks below a directory, each inode once. What cannot be
+// read counts as nothing.
+func diskUsage(dir string) int64 {
+	var total int64
+	seen := map[uint64]bool{}
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // it went away, or is somebody else's
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil //nolint:nilerr // likewise
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && !seen[st.Ino] {
+			seen[st.Ino] = st.Nlink > 1
+			total += st.Blocks * 512
+		}
+		return nil
+	})
+	return total
+}
