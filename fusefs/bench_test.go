@@ -1,7 +1,11 @@
 package fusefs
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -145,4 +149,57 @@ func BenchmarkReadDirPlus(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/200, "ns/entry")
+}
+
+// BenchmarkMountedRead reads 32 MiB of an upper file through the page cache of a
+// mount, from an empty page cache, in reads of two sizes; small ones read ahead.
+func BenchmarkMountedRead(b *testing.B) {
+	const size = 32 << 20
+	m := mount(b, rootOptions(false))
+	mustWrite(b, m.path("file"), string(pattern(size)))
+	for _, bb := range []struct {
+		name string
+		n    int
+	}{{"64K", 64 << 10}, {"1M", 1 << 20}} {
+		b.Run(bb.name, func(b *testing.B) {
+			f, err := os.Open(m.path("file"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			buf := make([]byte, bb.n)
+			b.SetBytes(size)
+			for b.Loop() {
+				if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+					b.Fatal(err)
+				}
+				for off := int64(0); off < size; off += int64(bb.n) {
+					if _, err := f.ReadAt(buf, off); err != nil && !errors.Is(err, io.EOF) {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkMountedCreate makes, writes and closes small files.
+func BenchmarkMountedCreate(b *testing.B) {
+	for _, mode := range modes {
+		b.Run(mode.name, func(b *testing.B) {
+			m := mount(b, rootOptions(mode.passthrough))
+			for i := 0; b.Loop(); i++ {
+				f, err := os.Create(m.path(fmt.Sprintf("open.d/f%d", i)))
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := f.WriteString("data"); err != nil {
+					b.Fatal(err)
+				}
+				if err := f.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

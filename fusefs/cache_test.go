@@ -20,7 +20,7 @@ func mustStat(t *testing.T, path string) unix.Stat_t {
 	return st
 }
 
-func mustWrite(t *testing.T, path, data string) {
+func mustWrite(t testing.TB, path, data string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
 		t.Fatal(err)
@@ -270,7 +270,9 @@ func TestNoOperationIsSwitchedOff(t *testing.T) {
 		}{
 			{"FSYNC", func() error { return f.Sync() }},
 			{"FSYNCDIR", func() error { return unix.Fsync(int(d.Fd())) }},
-			{"FALLOCATE", func() error { return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4096, 8192) }},
+			{"FALLOCATE", func() error {
+				return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4096, 8192)
+			}},
 			{"LSEEK", func() error { _, err := unix.Seek(fd, 0, unix.SEEK_HOLE); return err }},
 			{"COPY_FILE_RANGE", func() error {
 				var from, to int64 = 0, 500000

@@ -146,7 +146,7 @@ func openUnion(dir string, rootless bool, squash *overlay.Owner) (*overlay.FS, e
 
 // mounted is a mount that another process serves.
 type mounted struct {
-	t     *testing.T
+	t     testing.TB
 	root  string // the mountpoint
 	upper string
 	log   string
@@ -163,7 +163,7 @@ func rootOptions(passthrough bool) Options {
 	return Options{AllowOther: true, DirectMount: true, DefaultPermissions: true, Passthrough: passthrough}
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -171,7 +171,7 @@ func needRoot(t *testing.T) {
 }
 
 // needPassthrough skips where the kernel has none (before Linux 6.9).
-func needPassthrough(t *testing.T) {
+func needPassthrough(t testing.TB) {
 	t.Helper()
 	needRoot(t)
 	var u unix.Utsname
@@ -188,7 +188,7 @@ func needPassthrough(t *testing.T) {
 }
 
 // mountDirs makes the directories of a mount, which everyone may enter.
-func mountDirs(t *testing.T, owner int) string {
+func mountDirs(t testing.TB, owner int) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fusefs")
 	if err != nil {
@@ -217,13 +217,13 @@ func mountDirs(t *testing.T, owner int) string {
 }
 
 // mount starts a server over the standard tree and an empty upper.
-func mount(t *testing.T, opt Options) *mounted {
+func mount(t testing.TB, opt Options) *mounted {
 	t.Helper()
 	needRoot(t)
 	return mountAs(t, serverConfig{Dir: mountDirs(t, 0), Options: opt}, 0)
 }
 
-func mountAs(t *testing.T, cfg serverConfig, uid int) *mounted {
+func mountAs(t testing.TB, cfg serverConfig, uid int) *mounted {
 	t.Helper()
 	m, err := tryMount(t, cfg, uid)
 	if err != nil {
@@ -232,7 +232,7 @@ func mountAs(t *testing.T, cfg serverConfig, uid int) *mounted {
 	return m
 }
 
-func tryMount(t *testing.T, cfg serverConfig, uid int) (*mounted, error) {
+func tryMount(t testing.TB, cfg serverConfig, uid int) (*mounted, error) {
 	t.Helper()
 	cfg.LogPath = filepath.Join(cfg.Dir, "log")
 	config, err := json.Marshal(cfg)
@@ -319,7 +319,7 @@ func (m *mounted) end(stderr *strings.Builder, abort func()) {
 }
 
 // connectionAbort finds the way to cut a connection whose server hangs.
-func connectionAbort(t *testing.T, root string) func() {
+func connectionAbort(t testing.TB, root string) func() {
 	t.Helper()
 	const control = "/sys/fs/fuse/connections"
 	if names, err := os.ReadDir(control); err == nil && len(names) == 0 && os.Geteuid() == 0 {
@@ -343,7 +343,7 @@ func connectionAbort(t *testing.T, root string) func() {
 }
 
 // copyBinary puts the test binary where a plain user can run it.
-func copyBinary(t *testing.T) string {
+func copyBinary(t testing.TB) string {
 	t.Helper()
 	data, err := os.ReadFile(os.Args[0])
 	if err != nil {

@@ -214,11 +214,6 @@ func (o *ops) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 	if f == nil {
 		return nil, fuse.EBADF
 	}
-	if len(buf) >= spliceMin {
-		if fd, off, n, ok := f.h.Direct(int64(in.Offset), len(buf)); ok && n == len(buf) {
-			return newSpliced(fd, off, n), fuse.OK
-		}
-	}
 	n, err := f.h.ReadAt(buf, int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) && n == 0 {
 		return nil, o.status(opRead, in.NodeId, err)

@@ -78,13 +78,15 @@ func (o *ops) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut)
 	return o.created(opTmpfile, in, h, &a, err, out)
 }
 
-// created answers a request that made and opened a file. The open comes first:
-// it says how long the attributes are valid.
+// created answers a request that made and opened a file. Its attributes are valid
+// for ever even where it may be mapped for writing: of an empty file there is
+// nothing to map, and what makes it longer makes the kernel ask again.
 func (o *ops) created(op opcode, in *fuse.CreateIn, h *overlay.Handle, a *overlay.Attr, err error, out *fuse.CreateOut) fuse.Status {
 	if err != nil {
 		return o.status(op, in.NodeId, err)
 	}
 	o.openFile(h, in.Flags&^unix.O_CREAT, &out.OpenOut)
 	o.fillEntry(&out.EntryOut, a)
+	out.AttrValid = forever
 	return fuse.OK
 }

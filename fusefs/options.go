@@ -83,6 +83,7 @@ func (opt *Options) mountOptions() *fuse.MountOptions {
 
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
+		DisableSplice:            true,
 		EnableAcl:                opt.DefaultPermissions,
 		ExtraCapabilities:        extraCapabilities,
 		PanicHandler:             opt.onPanic,

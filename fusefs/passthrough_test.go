@@ -234,7 +234,10 @@ func TestAPassingFailureToRegisterDropsTheCacheOnce(t *testing.T) {
 func TestAttributesAreNotKeptWhileAMappingCanChangeThem(t *testing.T) {
 	r := newRaw(t, true)
 	c := r.create("new", unix.O_RDWR)
-	if c.AttrValid != 0 || r.attrValid(c.NodeId) != 0 {
+	if c.AttrValid != forever {
+		t.Error("attributes of a new file, which is empty, are not kept")
+	}
+	if r.attrValid(c.NodeId) != 0 {
 		t.Error("attributes of a file that may be mapped for writing are kept")
 	}
 	if other := r.lookup("hello"); other.AttrValid != forever {
