@@ -1,0 +1,39 @@
+// Command umoci-mount mounts OCI images as the writable root file systems of
+// runtime bundles, and makes new layers of what changed in them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
+)
+
+func main() {
+	os.Exit(run(os.Args))
+}
+
+func run(args []string) int {
+	if len(args) == 3 && args[1] == bundle.DaemonCommand {
+		if err := bundle.RunDaemon(context.Background(), args[2]); err != nil {
+			return exitFailure
+		}
+		return exitOK
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	cmd := newRootCommand(filepath.Base(args[0]))
+	cmd.SetArgs(args[1:])
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitCode(err)
+	fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), explain(err, code))
+	return code
+}

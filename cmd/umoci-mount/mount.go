@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+type mountOptions struct {
+	global        *globalOptions
+	image         string
+	platform      string
+	uidMap        []string
+	gidMap        []string
+	rootless      bool
+	keepDirlinks  bool
+	mtree         bool
+	fresh         bool
+	foreground    bool
+	readOnly      bool
+	allowOther    bool
+	noPassthrough bool
+	volatile      bool
+	cacheDir      string
+	spanCache     int64
+}
+
+func newMountCommand(global *globalOptions) *cobra.Command {
+	o := &mountOptions{global: global}
+	cmd := &cobra.Command{
+		Use:     "mount --image LAYOUT[:TAG] BUNDLE",
+		Aliases: []string{"unpack"},
+		Short:   "mount an image as the root file system of a runtime bundle",
+		Long: `Mounts an image as BUNDLE/rootfs and writes config.json, so that an OCI runtime
+can run it. Nothing is extracted: files are read from the layers when they are
+needed, and what is changed is kept in BUNDLE/upper.
+
+A bundle that was mounted before goes on with its changes, also without --image;
+--fresh throws them away.`,
+		Args: exactArgs("BUNDLE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (o *mountOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.image, "image", "", "image to mount: `LAYOUT[:TAG]` (default tag latest)")
+	f.StringVar(&o.platform, "platform", "", "platform to choose where the tag has several: `OS/ARCH[/VARIANT]`")
+	f.StringArrayVar(&o.uidMap, "uid-map", nil, "map of user ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
+	f.StringArrayVar(&o.gidMap, "gid-map", nil, "map of group ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
+	f.BoolVar(&o.rootless, "rootless", false, "make config.json for a container of a plain user")
+	f.BoolVar(&o.keepDirlinks, "keep-dirlinks", false, "let a directory of an upper layer not replace a symlink to a directory")
+	f.BoolVar(&o.mtree, "mtree", false, "write the mtree manifest of the whole tree too, for stock umoci and gomtree")
+	f.BoolVar(&o.fresh, "fresh", false, "throw away the changes of earlier mounts of the bundle")
+	f.BoolVar(&o.foreground, "foreground", false, "serve the mount in this process until it is unmounted")
+	f.BoolVar(&o.readOnly, "read-only", false, "refuse changes")
+	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in (root's mounts always do)")
+	f.BoolVar(&o.noPassthrough, "no-passthrough", false, "do not let the kernel read and write changed files by itself")
+	f.BoolVar(&o.volatile, "volatile", false, "do not fsync the data of files that are copied up")
+	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
+	f.Int64Var(&o.spanCache, "span-cache", 32, "memory for decoded file content, in `MiB`")
+}
+
+func (o *mountOptions) validate() error {
+	if o.spanCache < 1 || o.spanCache > 1<<20 {
+		return usageError{fmt.Errorf("--span-cache %d: want 1 to %d MiB", o.spanCache, 1<<20)}
+	}
+	if o.fresh && o.image == "" {
+		return usageError{errors.New("--fresh needs --image")}
+	}
+	return nil
+}
+
+func (o *mountOptions) run(ctx context.Context, dir string) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	log, err := o.global.logger()
+	if err != nil {
+		return err
+	}
+	opt := bundle.MountOptions{
+		Bundle: dir, Fresh: o.fresh, Mtree: o.mtree, Foreground: o.foreground, Log: log,
+		Rootless: o.rootless || os.Geteuid() != 0,
+		State: bundle.StateOptions{
+			KeepDirlinks: o.keepDirlinks, ReadOnly: o.readOnly, AllowOther: o.allowOther,
+			NoPassthrough: o.noPassthrough, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,
+		},
+	}
+	if o.image != "" {
+		if opt.Layout, opt.Tag, err = cas.ParseImage(o.image); err != nil {
+			return usageError{err}
+		}
+	}
+	if o.platform != "" {
+		if opt.Platform, err = cas.ParsePlatform(o.platform); err != nil {
+			return usageError{err}
+		}
+	}
+	if opt.State.UIDMap, err = parseIDMap("--uid-map", o.uidMap); err != nil {
+		return err
+	}
+	if opt.State.GIDMap, err = parseIDMap("--gid-map", o.gidMap); err != nil {
+		return err
+	}
+	if opt.State.CacheDir, err = bundle.CacheDir(o.cacheDir); err != nil {
+		return err
+	}
+	bar := newProgress(os.Stderr)
+	opt.Progress = bar.add
+	res, err := bundle.Mount(ctx, opt)
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	log.Info("mounted", "rootfs", res.Rootfs, "image", res.Image.Digest.String(), "resumed", res.Resumed)
+	return nil
+}
+
+// parseIDMap reads CONTAINER:HOST[:SIZE] as umoci does; the size is 1 by default.
+func parseIDMap(flag string, list []string) ([]overlay.IDRange, error) {
+	var out []overlay.IDRange
+	for _, s := range list {
+		parts := strings.Split(s, ":")
+		if len(parts) == 2 {
+			parts = append(parts, "1")
+		}
+		var n [3]uint64
+		bad := len(parts) != 3
+		for i := 0; i < 3 && !bad; i++ {
+			var err error
+			n[i], err = strconv.ParseUint(parts[i], 10, 32)
+			bad = err != nil
+		}
+		if bad || n[2] == 0 || n[0]+n[2] > 1<<32 || n[1]+n[2] > 1<<32 {
+			return nil, usageError{fmt.Errorf("%s %q: want CONTAINER:HOST[:SIZE]", flag, s)}
+		}
+		out = append(out, overlay.IDRange{Image: uint32(n[0]), Host: uint32(n[1]), Size: uint32(n[2])})
+	}
+	return out, nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+
+	ispecs "github.com/opencontainers/image-spec/specs-go"
+	rspecs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+// globalOptions are the flags of every command.
+type globalOptions struct {
+	level   string
+	verbose bool
+	debug   bool
+}
+
+func (o *globalOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.PersistentFlags()
+	f.StringVar(&o.level, "log", "", "log `level`: debug, info, warn, error or fatal (default warn)")
+	f.BoolVar(&o.verbose, "verbose", false, "the same as --log=info")
+	f.BoolVar(&o.debug, "debug", false, "the same as --log=debug")
+}
+
+// logger writes to stderr what the flags ask for.
+func (o *globalOptions) logger() (*slog.Logger, error) {
+	name := o.level
+	switch {
+	case o.verbose && name != "":
+		return nil, usageError{fmt.Errorf("--verbose and --log exclude each other")}
+	case o.debug:
+		name = "debug"
+	case o.verbose:
+		name = "info"
+	case name == "":
+		name = "warn"
+	}
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn,
+		"error": slog.LevelError, "fatal": slog.LevelError,
+	}
+	level, ok := levels[name]
+	if !ok {
+		return nil, usageError{fmt.Errorf("log level %q: want debug, info, warn, error or fatal", name)}
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
+}
+
+// newRootCommand is the whole command line; name is what the program was called
+// by.
+func newRootCommand(name string) *cobra.Command {
+	var global globalOptions
+	root := &cobra.Command{
+		Use:   name,
+		Short: name + " modifies Open Container images, mounted",
+		Long: name + ` mounts an OCI image as the writable root file system of a runtime bundle,
+without extracting it, and makes a new layer of what was changed.`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q", args[0])}
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetVersionTemplate(versionText(name))
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	global.addFlags(root)
+	root.AddCommand(
+		newMountCommand(&global),
+		newUmountCommand(),
+		newStatusCommand(),
+	)
+	return root
+}
+
+func versionText(name string) string {
+	return strings.Join([]string{
+		fmt.Sprintf("%s version %s", name, version),
+		"image spec: " + ispecs.Version,
+		"runtime spec: " + rspecs.Version,
+		"go: " + runtime.Version(),
+		"",
+	}, "\n")
+}
+
+// exactArgs asks for positional arguments by their names.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return usageError{fmt.Errorf("invalid number of positional arguments: expected %s", strings.Join(names, " "))}
+		}
+		for i, a := range args {
+			if a == "" {
+				return usageError{fmt.Errorf("%s cannot be empty", names[i])}
+			}
+		}
+		return nil
+	}
+}
