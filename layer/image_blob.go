@@ -12,7 +12,7 @@ type lazyBlob struct {
 	// ready is set once, when the layer was opened. Readers take no lock.
 	ready atomic.Pointer[openedBlob]
 
-	mu     sync.Mutex // one opens, the others wait; leaf
+	mu     sync.Mutex // one opens, the others wait; held across open
 	opened bool       // protected by mu: open was called
 	closed bool       // protected by mu
 	err    error      // protected by mu: why it did not open, for ever

@@ -10,13 +10,17 @@ import (
 
 // The file form of a table of contents, see docs/toc-format.md:
 //
-//	[ magic 8 ][ version 4 ][ flags 4 ][ entries 8 ][ body length 8 ][ body CRC 4 ][ header CRC 4 ] body…
+//	[ magic 8 ][ version 4 ][ flags 4 ][ entries 8 ][ body length 8 ]
+//	[ layer 32 ][ body CRC 4 ][ header CRC 4 ] body…
 //
 // Numbers are little-endian, the CRCs are CRC-32C.
 const (
 	tocMagic      = "UMTOC\x00\r\n"
 	tocVersion    = 1
-	tocHeaderSize = 8 + 4 + 4 + 8 + 8 + 4 + 4
+	tocLayer      = 32 // offset
+	tocBodyCRC    = 64
+	tocCRC        = 68
+	tocHeaderSize = 72
 	// tocMinEntry is the size of the smallest entry: kind, shared, length.
 	tocMinEntry = 3
 )
@@ -67,8 +71,10 @@ type tocEntry struct {
 // toc is a layer's table of contents, held in its compact form: it is written
 // once and read once, front to back, so no entry is ever an object of its own.
 type toc struct {
-	n    uint64 // entries
-	body []byte
+	// layer says which blob it is of, see layerKey; zeros before that is known.
+	layer [32]byte
+	n     uint64 // entries
+	body  []byte
 }
 
 // Bits of an entry's first byte, above the kind.
@@ -179,6 +185,7 @@ func (t *toc) encode(w io.Writer) error {
 	h = binary.LittleEndian.AppendUint32(h, 0)
 	h = binary.LittleEndian.AppendUint64(h, t.n)
 	h = binary.LittleEndian.AppendUint64(h, uint64(len(t.body)))
+	h = append(h, t.layer[:]...)
 	h = binary.LittleEndian.AppendUint32(h, crc32.Checksum(t.body, castagnoli))
 	h = binary.LittleEndian.AppendUint32(h, crc32.Checksum(h, castagnoli))
 	if _, err := w.Write(h); err != nil {
@@ -204,15 +211,15 @@ func decodeTOC(b []byte) (*toc, error) {
 	}
 	n, size := binary.LittleEndian.Uint64(b[16:]), binary.LittleEndian.Uint64(b[24:])
 	body := b[tocHeaderSize:]
-	if crc32.Checksum(b[:36], castagnoli) != binary.LittleEndian.Uint32(b[36:]) ||
+	if crc32.Checksum(b[:tocCRC], castagnoli) != binary.LittleEndian.Uint32(b[tocCRC:]) ||
 		size != uint64(len(body)) ||
-		crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[32:]) {
+		crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[tocBodyCRC:]) {
 		return nil, ErrChecksum
 	}
 	if n > size/tocMinEntry {
 		return nil, ErrCorrupt
 	}
-	return &toc{n: n, body: body}, nil
+	return &toc{layer: [32]byte(b[tocLayer:]), n: n, body: body}, nil
 }
 
 // ScanTOC reads one plain tar stream and gives its table of contents in file
