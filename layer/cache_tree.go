@@ -56,10 +56,7 @@ func (c *Cache) makeTree(ctx context.Context, key [sha256.Size]byte, layers []So
 	}
 	m := newMerger(keepDirlinks)
 	for _, src := range layers {
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
-		}
-		if err := c.withTOC(src, func(t *toc) error { return m.apply(src.Digest.String(), t) }); err != nil {
+		if err := c.withTOC(src, func(t *toc) error { return m.apply(ctx, src.Digest.String(), t) }); err != nil {
 			return nil, fmt.Errorf("merge layers: %w", err)
 		}
 	}

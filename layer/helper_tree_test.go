@@ -126,7 +126,7 @@ func mergeLayers(keepDirlinks bool, layers ...[]byte) (*merger, error) {
 		if toc, err = decodeTOC(file); err != nil {
 			return nil, err
 		}
-		if err := m.apply(fmt.Sprint(i), toc); err != nil {
+		if err := m.apply(context.Background(), fmt.Sprint(i), toc); err != nil {
 			return nil, err
 		}
 	}

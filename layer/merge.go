@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -86,14 +87,19 @@ const implicitDirMode = unix.S_IFDIR | 0o755
 // for marks.
 const maxMerge = math.MaxUint32 - 16
 
-// apply lays one more layer over the tree. name is for messages.
-func (m *merger) apply(name string, t *toc) error {
+// apply lays one more layer over the tree. name is for messages. After an error
+// the tree is of no use.
+func (m *merger) apply(ctx context.Context, name string, t *toc) error {
 	m.layer++
 	m.lastNode = 0
 	m.nodes = slices.Grow(m.nodes, int(min(t.n, maxMerge)))
 	m.inodes = slices.Grow(m.inodes, int(min(t.n, maxMerge)))
 	var e tocEntry
-	for c := t.cursor(); ; {
+	c := t.cursor()
+	for i := 0; ; i++ {
+		if i%1024 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		ok, err := c.next(&e)
 		if err != nil {
 			return fmt.Errorf("table of contents of layer %s: %w", name, err)

@@ -12,8 +12,8 @@ const (
 	maxSymlinks = 255
 	// maxSteps bounds the components that one path is resolved through, so that a
 	// small hostile layer cannot keep the merge busy: each of 255 symlinks may
-	// bring 2048.
-	maxSteps = 16 << 10
+	// bring 2048. A path itself has as many at most.
+	maxSteps = 8 << 10
 )
 
 // walker is the scratch memory of a path resolution.

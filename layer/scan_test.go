@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -429,7 +430,7 @@ func useTOC(t *testing.T, file []byte, mayBeCorrupt bool) {
 	}
 	for _, keep := range []bool{false, true} {
 		m := newMerger(keep)
-		if m.apply("fuzz", toc) != nil || m.apply("again", toc) != nil {
+		if m.apply(context.Background(), "fuzz", toc) != nil || m.apply(context.Background(), "again", toc) != nil {
 			continue
 		}
 		fl, b := encodeFile(t, m, 2)

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -412,7 +413,7 @@ func BenchmarkMergeMillion(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m := newMerger(false)
-		if err := m.apply("0", toc); err != nil {
+		if err := m.apply(context.Background(), "0", toc); err != nil {
 			b.Fatal(err)
 		}
 		f, err := os.CreateTemp(b.TempDir(), "tree")
