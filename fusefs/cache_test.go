@@ -355,3 +355,11 @@ func TestListingBigDirectoriesWithAttributesIsFewRequests(t *testing.T) {
 		t.Errorf("%d LOOKUP and GETATTR requests beside %d READDIRPLUS", n, after["READDIRPLUS"])
 	}
 }
+
+func TestASequentialReaderIsReadAheadFor(t *testing.T) {
+	m := mount(t, rootOptions(true))
+	n := m.requests("READ", func() { mustRead(t, m.path("big")) })
+	if most := uint64(bigSize/(256<<10)) + 2; n > most {
+		t.Errorf("%d READ requests for %d bytes, want %d at most", n, bigSize, most)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -163,10 +164,11 @@ func TestWhatTheKernelAcceptsOfPassthrough(t *testing.T) {
 func (m *mounted) settle(n uint64) uint64 {
 	m.t.Helper()
 	got := uint64(0)
-	for range 200 {
+	for range 500 {
 		if got = m.stats()["RELEASE"]; got >= n {
 			break
 		}
+		time.Sleep(2 * time.Millisecond)
 	}
 	return got
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -219,11 +220,11 @@ const (
 	manyFiles = 1500         // names in many/
 )
 
-// pattern is n bytes that differ at every offset's vicinity.
+// pattern is n bytes that differ at every offset's vicinity: the numbers from 0.
 func pattern(n int) []byte {
 	out := make([]byte, 0, n+32)
-	for i := 0; len(out) < n; i++ {
-		out = fmt.Appendf(out, "%d,", i)
+	for i := int64(0); len(out) < n; i++ {
+		out = append(strconv.AppendInt(out, i, 10), ',')
 	}
 	return out[:n]
 }

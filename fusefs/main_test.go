@@ -243,7 +243,7 @@ func tryMount(t testing.TB, cfg serverConfig, uid int) (*mounted, error) {
 		t: t, root: filepath.Join(cfg.Dir, "mnt"), upper: filepath.Join(cfg.Dir, "upper"), log: cfg.LogPath,
 		cmd: exec.Command(os.Args[0]),
 	}
-	m.cmd.Env = append(os.Environ(), serverEnv+"="+string(config))
+	m.cmd.Env = append(os.Environ(), serverEnv+"="+string(config), "GORACE=atexit_sleep_ms=0")
 	var stderr strings.Builder
 	m.cmd.Stderr = &stderr
 	if uid != 0 {

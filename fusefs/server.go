@@ -58,6 +58,11 @@ func (s *Server) WaitMount() error {
 	if err := s.fuse.WaitMount(); err != nil {
 		return fmt.Errorf("wait for the mount on %s: %w", s.mountpoint, err)
 	}
+	if s.direct {
+		if err := raiseReadAhead(s.mountpoint); err != nil {
+			s.ops.log.Debug("read-ahead stays as it is", slog.Any("cause", err))
+		}
+	}
 	return nil
 }
 
