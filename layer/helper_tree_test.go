@@ -368,3 +368,21 @@ func diskXattrs(t testing.TB, path string) []string {
 	slices.Sort(out)
 	return out
 }
+
+// readPath is the content of the file at path.
+func readPath(t testing.TB, im *Image, path string) string {
+	t.Helper()
+	ino, err := im.LookupPath(path)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	f, err := im.Open(ino)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size()))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return string(b)
+}

@@ -1,0 +1,164 @@
+package layer
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+)
+
+// directBlob is a blob stored uncompressed: all of it can be spliced.
+type directBlob struct {
+	memBlob
+	closed *int
+}
+
+func (b directBlob) Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
+	return 99, off, n, true
+}
+
+func (b directBlob) Close() error { *b.closed++; return nil }
+
+func lazyOf(b Blob) *lazyBlob {
+	return &lazyBlob{
+		open:    func() (*openedBlob, error) { return &openedBlob{Blob: b}, nil },
+		abandon: func() error { return nil },
+	}
+}
+
+// What follows a file in its layer must not leak, whatever is asked for.
+func TestDirectReadsStayInTheFile(t *testing.T) {
+	stream := tarOf(t, tReg("a", strings.Repeat("x", 1000)), tReg("secret", "top"), tReg("empty", ""),
+		tRaw(paxHeader('x', "GNU.sparse.size=100", "GNU.sparse.map=10,5,50,10", "GNU.sparse.numblocks=2")), tRaw(newRawTar("holes", '0', 15).with("0123456789abcde")))
+	im, err := imageOf(t, false, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := 0
+	im.layers[0] = lazyOf(directBlob{memBlob{bytes.NewReader(stream)}, &closed})
+	holes := int64(bytes.Index(stream, []byte("0123456789abcde")))
+	for _, c := range []struct {
+		path  string
+		off   int64
+		n     int
+		fdOff int64
+		m     int
+		ok    bool
+	}{
+		{"a", 0, 100, 512, 100, true},
+		{"a", 990, 100, 1502, 10, true},
+		{"a", 0, 1 << 20, 512, 1000, true},
+		{"a", 1000, 1, 0, 0, false},
+		{"a", -1, 5, 0, 0, false},
+		{"a", 0, 0, 0, 0, false},
+		{"empty", 0, 10, 0, 0, false},
+		{"holes", 0, 100, 0, 0, false},
+		{"holes", 10, 100, holes, 5, true},
+		{"holes", 12, 2, holes + 2, 2, true},
+		{"holes", 15, 5, 0, 0, false},
+		{"holes", 52, 100, holes + 7, 8, true},
+		{"holes", 60, 100, 0, 0, false},
+		{"holes", 200, 1, 0, 0, false},
+		{"holes", -20, 100, 0, 0, false},
+	} {
+		ino, err := im.LookupPath(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := im.Open(ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, fdOff, m, ok := f.Direct(c.off, c.n)
+		if ok != c.ok || ok && (fdOff != c.fdOff || m != c.m) {
+			t.Errorf("%s %d+%d: %d+%d %t, want %d+%d %t", c.path, c.off, c.n, fdOff, m, ok, c.fdOff, c.m, c.ok)
+		}
+	}
+	if got, want := readPath(t, im, "holes"), strings.Repeat("\x00", 10)+"01234"+strings.Repeat("\x00", 35)+"56789abcde"+strings.Repeat("\x00", 40); got != want {
+		t.Errorf("holes: %q", got)
+	}
+	if err := im.layers[0].close(); err != nil || closed != 1 {
+		t.Errorf("closed %d times, %v", closed, err)
+	}
+}
+
+func TestReadsKeepToReaderAt(t *testing.T) {
+	stream := tarOf(t, tReg("a", "hello"), tReg("empty", ""))
+	im, err := imageOf(t, false, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{"a": "hello", "empty": ""} {
+		ino, err := im.LookupPath(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := im.Open(ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for off := range int64(len(content) + 2) {
+			for n := range len(content) + 3 {
+				p := make([]byte, n)
+				got, err := f.ReadAt(p, off)
+				want := content[min(off, int64(len(content))):]
+				want = want[:min(n, len(want))]
+				if string(p[:got]) != want || (got < n) != errors.Is(err, io.EOF) {
+					t.Errorf("%s: %d at %d: %q, %v", path, n, off, p[:got], err)
+				}
+			}
+		}
+		if _, err := f.ReadAt(make([]byte, 1), -1); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%s: negative offset: %v", path, err)
+		}
+	}
+}
+
+// A blob that ends before the tree says so is an error, not a short file.
+func TestABlobThatIsTooShortIsAnError(t *testing.T) {
+	stream := tarOf(t, tReg("a", "hello"))
+	im, err := imageOf(t, false, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := 0
+	im.layers[0] = lazyOf(directBlob{memBlob{bytes.NewReader(stream[:514])}, &closed})
+	f, err := im.Open(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.ReadAt(make([]byte, 5), 0); n != 2 || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
+func TestALayerThatDoesNotOpenFailsEveryRead(t *testing.T) {
+	broken := errors.New("broken")
+	opens, abandoned := 0, 0
+	b := &lazyBlob{
+		open:    func() (*openedBlob, error) { opens++; return nil, broken },
+		abandon: func() error { abandoned++; return nil },
+	}
+	for range 3 {
+		if _, err := b.readFull(make([]byte, 1), 0); !errors.Is(err, broken) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, _, _, ok := b.direct(0, 1); ok {
+		t.Error("direct")
+	}
+	if err := errors.Join(b.close(), b.close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.readFull(make([]byte, 1), 0); !errors.Is(err, errClosed) {
+		t.Errorf("after close: %v", err)
+	}
+	if opens != 1 || abandoned != 0 {
+		t.Errorf("%d opens, %d abandoned", opens, abandoned)
+	}
+	b = &lazyBlob{abandon: func() error { abandoned++; return nil }}
+	if err := errors.Join(b.close(), b.close()); err != nil || abandoned != 1 {
+		t.Errorf("%d abandoned, %v", abandoned, err)
+	}
+}
