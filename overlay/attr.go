@@ -357,18 +357,23 @@ func (fs *FS) replaceByStandIn(n *node, a at, st *unix.Statx_t, want overrideSta
 	if err != nil {
 		return err
 	}
+	var made unix.Statx_t
 	s, err := fs.upper.stage(o)
 	if err == nil {
-		_ = unix.Close(s.fd)
-		s.fd = -1
-		if err = fs.upper.rename(s.at, a, 0); err != nil {
+		if err = fs.upper.stat(at{s.fd, ""}, &made); err == nil {
+			err = fs.upper.rename(s.at, a, 0)
+		}
+		if err != nil {
 			fs.upper.unstage(s)
+		} else {
+			_ = unix.Close(s.fd)
 		}
 	}
 	if err != nil {
 		_ = unix.Close(keep)
 		return err
 	}
+	fs.table.setUpper(n, made.Ino)
 	n.keep = keep
 	n.over = overrideOf(fs.upper, o)
 	return nil

@@ -192,7 +192,7 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 			fs.upper.discard(s.name)
 			return err
 		}
-		fs.table.copied(n, st.Ino)
+		fs.table.setUpper(n, st.Ino)
 		fs.table.pin(n) // found again by its node alone
 	}
 	var home *namedIn

@@ -9,10 +9,11 @@ import (
 
 // creation is one name about to be filled in.
 type creation struct {
-	dir *node // locked
-	d   dirRef
-	f   found // nameFree or nameWhiteout
-	p   place // the name in the upper
+	dir  *node // locked
+	d    dirRef
+	f    found        // nameFree or nameWhiteout
+	p    place        // the name in the upper
+	made unix.Statx_t // what was made there, once it is known; Ino 0: not yet
 }
 
 // beginCreate makes the directory's upper and locks it, and sees that the name
@@ -161,21 +162,29 @@ func (fs *FS) make(c *creation, o *object) (fd int, err error) {
 	return s.fd, nil
 }
 
+// makeInPlace makes an object that the creating system call makes whole, unless the
+// process's umask or a setgid parent has its say.
 func (fs *FS) makeInPlace(c *creation, o *object) (fd int, err error) {
 	u := fs.upper
 	if fd, err = u.makeNode(c.p.at, o); err != nil {
 		return -1, err
 	}
-	var st unix.Statx_t
+	st := &c.made
 	a := c.p.at
 	if fd >= 0 {
 		a = at{fd, ""}
 	}
-	if err = u.stat(a, &st); err == nil && o.typ() != unix.S_IFLNK && uint32(st.Mode)&0o7777 != o.mode&0o7777 {
-		err = u.chmod(a, o.mode&0o7777) // the process's umask, or a setgid parent
+	changed := false
+	if err = u.stat(a, st); err == nil && o.typ() != unix.S_IFLNK && uint32(st.Mode)&0o7777 != o.mode&0o7777 {
+		changed = true
+		err = u.chmod(a, o.mode&0o7777)
 	}
 	if err == nil && !u.rootless && (st.Gid != o.gid || st.Uid != o.uid) {
+		changed = true
 		err = u.chown(a, int(o.uid), int(o.gid))
+	}
+	if err == nil && changed {
+		err = u.stat(a, st)
 	}
 	if err != nil {
 		if fd >= 0 {
@@ -203,14 +212,17 @@ func (fs *FS) hidesDir(d dirRef, name string) (bool, error) {
 
 // created enters a new object into the table, with one reference of the kernel.
 func (fs *FS) created(c *creation, o *object) (*node, Attr, error) {
-	var st unix.Statx_t
-	if err := fs.upper.stat(c.p.at, &st); err != nil {
-		return nil, Attr{}, err
+	st := &c.made
+	if st.Ino == 0 {
+		if err := fs.upper.stat(c.p.at, st); err != nil {
+			return nil, Attr{}, err
+		}
 	}
 	n := newNode(upperIno(st.Ino), o.typ(), 0)
 	n.parent, n.name = c.dir, c.p.name
 	n.over = overrideOf(fs.upper, o)
 	n.upper.Store(true)
+	n.upperIno = st.Ino
 	if n.isDir() {
 		n.subdirs = 0
 		if c.dir.subdirs >= 0 {
@@ -220,7 +232,7 @@ func (fs *FS) created(c *creation, o *object) (*node, Attr, error) {
 	n = fs.table.add(n, true)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	a, err := fs.upperAttrLocked(n, &st)
+	a, err := fs.upperAttrLocked(n, st)
 	return n, a, err
 }
 
@@ -381,6 +393,7 @@ func (fs *FS) openTmpfile(fd int, o *object) (*Handle, Attr, error) {
 	n.anchor, n.orphan = anchor, true
 	n.over = overrideOf(fs.upper, o)
 	n.upper.Store(true)
+	n.upperIno = st.Ino
 	fs.table.add(n, true)
 	h := fs.openCreated(n, fd)
 	n.mu.Lock()

@@ -167,6 +167,11 @@ func (fs *FS) dirPlace(dir *node, name string) (place, error) {
 // good: what is lower below it is found through it alone. Preconditions: treeMu
 // is held.
 func (fs *FS) adopt(d dirRef, a at, f *found, ref bool) error {
+	if n := fs.table.byUpper(f.st.Ino, ref); n != nil {
+		fs.relocate(n, d.n, a.name)
+		f.verdict, f.ino, f.typ, f.n = nameUpper, n.ino, n.typ, n
+		return nil
+	}
 	m, err := fs.upper.meta(a)
 	if err != nil {
 		return err
@@ -183,9 +188,11 @@ func (fs *FS) adopt(d dirRef, a at, f *found, ref bool) error {
 	have := fs.table.add(n, ref)
 	if have == n {
 		fs.table.touch(n)
-	} else if err := fs.relocate(have, n); err != nil {
-		return err
+	} else {
+		fs.published(have, n)
+		fs.relocate(have, d.n, a.name)
 	}
+	fs.table.setUpper(have, f.st.Ino)
 	f.verdict, f.ino, f.typ, f.n = nameUpper, have.ino, have.typ, have
 	return nil
 }
@@ -199,27 +206,32 @@ func (fs *FS) atHome(d dirRef, name string, ino Ino) bool {
 	return err == nil && got == ino
 }
 
-// relocate tells a node that was in the table already of a name that leads to
-// it. seen is what was read at that name.
-func (fs *FS) relocate(n, seen *node) error {
+// published gives a node that was lower alone the upper object that seen was read
+// from: a copy-up whose end it has not been told yet, or whose other names were
+// not linked before a crash.
+func (fs *FS) published(n, seen *node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.upper.Load() {
-		// Its other names are still in the lower: an interrupted publish.
-		n.over = seen.over
-		n.metacopy.Store(seen.metacopy.Load())
-		fs.moveLocked(n, seen.parent, seen.name)
-		n.upper.Store(true)
-		fs.table.touch(n)
-		return nil
+	if n.upper.Load() {
+		return
 	}
+	n.over = seen.over
+	n.metacopy.Store(seen.metacopy.Load())
+	fs.moveLocked(n, seen.parent, seen.name)
+	n.upper.Store(true)
+	fs.table.touch(n)
+}
+
+// relocate tells a node that was in the table already of a name that leads to it.
+func (fs *FS) relocate(n, parent *node, name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.anchor < 0 || n.isDir() {
-		return nil
+		return
 	}
 	_ = unix.Close(n.anchor)
 	n.anchor, n.orphan = -1, false
-	fs.moveLocked(n, seen.parent, seen.name)
-	return nil
+	fs.moveLocked(n, parent, name)
 }
 
 // moveLocked records where a node is now. Preconditions: n.mu is held, and of a
@@ -255,10 +267,6 @@ func (fs *FS) identify(d dirRef, name string, typ uint32, stIno uint64, m upperM
 		var err error
 		if lower, err = fs.mergedBelow(d, name, m); err != nil {
 			return id, err
-		}
-	default:
-		if lower == 0 {
-			lower = fs.table.copyOf(stIno)
 		}
 	}
 	if lower == 0 {

@@ -34,10 +34,10 @@ type node struct {
 	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
 	opens   int           // protected by mu; handles
 
-	lookups int64 // protected by table.mu; references the kernel holds, as far as counted
-	refs    int   // protected by table.mu; nodes whose parent it is, and handles
-	pinned  bool  // protected by table.mu; cannot be found again from the lower tree
-	copyIno Ino   // protected by table.mu; its key in table.copies, or 0
+	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
+	refs     int    // protected by table.mu; nodes whose parent it is, and handles
+	pinned   bool   // protected by table.mu; cannot be found again from the lower tree
+	upperIno uint64 // protected by table.mu; its key in table.uppers; 0: none
 
 	dfd *dirFD // protected by dirFDs.mu
 }

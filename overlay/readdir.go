@@ -202,6 +202,9 @@ func (fs *FS) identifyName(dir Ino, name string) (identity, error) {
 		defer fs.put(p)
 		var st unix.Statx_t
 		if err := fs.upper.stat(p.at, &st); err == nil && !isWhiteout(&st) {
+			if n := fs.table.byUpper(st.Ino, false); n != nil {
+				return identity{n.ino, n.typ, n.lower}, nil
+			}
 			m, err := fs.upper.meta(p.at)
 			if err != nil {
 				return identity{}, err

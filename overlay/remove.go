@@ -15,8 +15,8 @@ type removal struct {
 	cover bool // the lower has the name: a whiteout must hide it
 }
 
-// beginRemove copies the directory up, locks it and resolves the name. On success
-// the caller calls endRemove. Preconditions: treeMu is held.
+// beginRemove resolves a name with its directory, which is then in the upper,
+// locked. On success the caller calls endRemove. Preconditions: treeMu is held.
 func (fs *FS) beginRemove(dir Ino, name string) (r removal, err error) {
 	if err := checkName(name); err != nil {
 		return r, err
@@ -25,14 +25,17 @@ func (fs *FS) beginRemove(dir Ino, name string) (r removal, err error) {
 		return r, err
 	}
 	r.d = dirRef{dir, r.dir, r.dir.lower}
-	if r.f, err = fs.resolve(r.d, name, false); err != nil {
-		return r, err
-	}
-	if !r.f.exists() {
-		return r, errNotFound
-	}
-	if err := fs.copyUpDir(r.dir); err != nil {
-		return r, err
+	if !r.dir.upper.Load() {
+		// A name that is not there copies nothing up.
+		if r.f, err = fs.resolve(r.d, name, false); err != nil {
+			return r, err
+		}
+		if !r.f.exists() {
+			return r, errNotFound
+		}
+		if err := fs.copyUpDir(r.dir); err != nil {
+			return r, err
+		}
 	}
 	r.dir.mu.Lock()
 	if err = fs.resolveRemoval(&r, name); err != nil {
@@ -41,7 +44,7 @@ func (fs *FS) beginRemove(dir Ino, name string) (r removal, err error) {
 	return r, err
 }
 
-// resolveRemoval looks again under the directory's lock.
+// resolveRemoval resolves under the directory's lock.
 func (fs *FS) resolveRemoval(r *removal, name string) (err error) {
 	if r.f, err = fs.resolve(r.d, name, false); err != nil {
 		return err
@@ -81,12 +84,19 @@ func (fs *FS) Unlink(dir Ino, name string) error {
 	defer fs.changed()
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
-	if err := fs.countedInUpper(dir, name); err != nil {
-		return err
-	}
 	r, err := fs.beginRemove(dir, name)
 	if err != nil {
 		return err
+	}
+	if r.f.verdict == nameLower && r.f.typ != unix.S_IFDIR && r.f.lower.Nlink > 1 {
+		// The upper counts the links of an inode with several names, before one goes.
+		fs.endRemove(&r)
+		if err := fs.countedInUpper(r.f.ino); err != nil {
+			return err
+		}
+		if r, err = fs.beginRemove(dir, name); err != nil {
+			return err
+		}
 	}
 	n, err := fs.unlinkLocked(&r)
 	fs.endRemove(&r)
@@ -96,18 +106,9 @@ func (fs *FS) Unlink(dir Ino, name string) error {
 	return err
 }
 
-// countedInUpper copies up the metadata of a lower inode that has several names
-// before one of them goes: the upper then counts its links.
-func (fs *FS) countedInUpper(dir Ino, name string) error {
-	d, err := fs.dir(dir)
-	if err != nil {
-		return err
-	}
-	f, err := fs.resolve(d, name, false)
-	if err != nil || f.verdict != nameLower || f.typ == unix.S_IFDIR || f.lower.Nlink < 2 {
-		return err
-	}
-	n, err := fs.node(f.ino, false)
+// countedInUpper copies up the metadata of a lower inode.
+func (fs *FS) countedInUpper(ino Ino) error {
+	n, err := fs.node(ino, false)
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,11 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fs.unnamedLocked(n)
+	if r.f.st.Nlink > 1 {
+		return nil, nil
+	}
+	n.orphan = true
+	return n, nil
 }
 
 // holdName is hold for a name that is about to go. Preconditions: n.mu is held.
@@ -147,23 +152,6 @@ func (fs *FS) holdName(n, dir *node, name string) error {
 		return fs.hold(n)
 	}
 	return nil
-}
-
-// unnamedLocked looks whether an inode has names left after one went; if not, it
-// is returned. Preconditions: n.mu is held.
-func (fs *FS) unnamedLocked(n *node) (*node, error) {
-	if n.anchor < 0 {
-		return nil, nil
-	}
-	var st unix.Statx_t
-	if err := fs.upper.stat(at{n.anchor, ""}, &st); err != nil {
-		return nil, err
-	}
-	if st.Nlink > 0 {
-		return nil, nil
-	}
-	n.orphan = true
-	return n, nil
 }
 
 // unlinkLower hides a lower inode's only name. The node remembers that it has

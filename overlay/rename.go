@@ -150,13 +150,16 @@ func (fs *FS) prepareRename(r *renaming, oldName, newName string) (err error) {
 			return err
 		}
 	}
-	// Names again: copy-up may have published some.
+	// Names again, where copy-up may have published some.
+	again := r.old.f.verdict == nameLower || r.new.f.verdict == nameLower
 	for _, x := range []struct {
 		end  *removal
 		name string
 	}{{&r.old, oldName}, {&r.new, newName}} {
-		if x.end.f, err = fs.resolve(x.end.d, x.name, false); err != nil {
-			return err
+		if again {
+			if x.end.f, err = fs.resolve(x.end.d, x.name, false); err != nil {
+				return err
+			}
 		}
 		if x.end.cover, err = fs.lowerHas(x.end.d, x.name); err != nil {
 			return err
@@ -318,10 +321,8 @@ func (fs *FS) renamed(r *renaming) {
 	r.dst.mu.Lock()
 	if dstDir {
 		fs.dirGone(r.newDir, r.dst)
-	} else if !r.dst.upper.Load() {
+	} else if !r.dst.upper.Load() || r.new.f.st.Nlink < 2 {
 		r.dst.orphan = true
-	} else if _, err := fs.unnamedLocked(r.dst); err != nil {
-		fs.log.Warn("look at a replaced file", "ino", r.dst.ino, "error", err)
 	}
 	r.dst.mu.Unlock()
 }

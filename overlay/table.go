@@ -13,13 +13,13 @@ type table struct {
 	mu      sync.RWMutex
 	nodes   map[Ino]*node    // protected by mu
 	touched map[Ino]struct{} // protected by mu; lower inodes that have an upper object
-	copies  map[Ino]Ino      // protected by mu; upper number → lower inode, for copies that could not record it
+	uppers  map[uint64]*node // protected by mu; by the upper's st_ino, which is in use as long as the node is here
 }
 
 func (t *table) init() {
 	t.nodes = map[Ino]*node{}
 	t.touched = map[Ino]struct{}{}
-	t.copies = map[Ino]Ino{}
+	t.uppers = map[uint64]*node{}
 }
 
 // get is the node of ino, or nil; touched says whether the lower tree's word on
@@ -47,6 +47,9 @@ func (t *table) add(n *node, ref bool) *node {
 		return have
 	}
 	t.nodes[n.ino] = n
+	if n.upperIno != 0 {
+		t.uppers[n.upperIno] = n
+	}
 	n.lookups = 1
 	if n.parent != nil {
 		n.parent.refs++
@@ -64,19 +67,32 @@ func (t *table) touch(n *node) {
 	t.mu.Unlock()
 }
 
-// copied records which lower inode an upper object is a copy of, for this mount.
-func (t *table) copied(n *node, stIno uint64) {
+// setUpper records a node's upper inode number. With it a name is known again
+// with no look at its attributes, and a copy that could not record its lower inode
+// is still that inode for this mount.
+func (t *table) setUpper(n *node, stIno uint64) {
 	t.mu.Lock()
-	n.copyIno = upperIno(stIno)
-	t.copies[n.copyIno] = n.lower
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	if t.nodes[n.ino] != n || n.upperIno == stIno {
+		return
+	}
+	if t.uppers[n.upperIno] == n {
+		delete(t.uppers, n.upperIno)
+	}
+	n.upperIno = stIno
+	t.uppers[stIno] = n
 }
 
-// copyOf is the lower inode that copied recorded, or 0.
-func (t *table) copyOf(stIno uint64) Ino {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.copies[upperIno(stIno)]
+// byUpper is the node whose upper object has a number, or nil; ref counts a
+// reference of the kernel.
+func (t *table) byUpper(stIno uint64, ref bool) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.uppers[stIno]
+	if n != nil && ref {
+		n.lookups++
+	}
+	return n
 }
 
 // refLookup counts a reference of the kernel to a node.
@@ -125,8 +141,8 @@ func (t *table) reparent(from, to *node) {
 func (t *table) dropLocked(n *node, gone []*node) []*node {
 	for n != nil && n.lookups <= 0 && n.refs <= 0 && !n.pinned && t.nodes[n.ino] == n {
 		delete(t.nodes, n.ino)
-		if n.copyIno != 0 {
-			delete(t.copies, n.copyIno)
+		if t.uppers[n.upperIno] == n {
+			delete(t.uppers, n.upperIno)
 		}
 		gone = append(gone, n)
 		if n = n.parent; n != nil {
