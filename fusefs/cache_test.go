@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func mustStat(t *testing.T, path string) unix.Stat_t {
+func mustStat(t testing.TB, path string) unix.Stat_t {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -27,7 +27,7 @@ func mustWrite(t testing.TB, path, data string) {
 	}
 }
 
-func mustRead(t *testing.T, path string) string {
+func mustRead(t testing.TB, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -36,7 +36,7 @@ func mustRead(t *testing.T, path string) string {
 	return string(data)
 }
 
-func mustList(t *testing.T, path string) []string {
+func mustList(t testing.TB, path string) []string {
 	t.Helper()
 	list, err := os.ReadDir(path)
 	if err != nil {

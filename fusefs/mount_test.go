@@ -282,3 +282,22 @@ func TestAPanicIsEIOAndTheServerLives(t *testing.T) {
 		t.Errorf("a panic is answered with %v", st)
 	}
 }
+
+func TestAPlainUserIsToldWhatIsMissing(t *testing.T) {
+	needRoot(t)
+	st, err := os.Stat(fuseDevice)
+	if err != nil {
+		t.Skip(err)
+	}
+	want, opt := ErrNoFuseDevice, Options{}
+	if st.Mode().Perm()&0o006 == 0o006 {
+		if userAllowOther(fuseConf) {
+			t.Skip("nothing is missing")
+		}
+		want, opt = ErrAllowOther, Options{AllowOther: true}
+	}
+	_, err = tryMount(t, serverConfig{Dir: mountDirs(t, plainUser), Rootless: true, Options: opt}, plainUser)
+	if err == nil || !strings.Contains(err.Error(), want.Error()) {
+		t.Errorf("%v, want %v", err, want)
+	}
+}

@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -37,16 +36,6 @@ func readAt(t *testing.T, f *os.File, off int64, n int) string {
 	return string(buf[:got])
 }
 
-func mustMap(t *testing.T, f *os.File, n, prot int) []byte {
-	t.Helper()
-	b, err := unix.Mmap(int(f.Fd()), 0, n, prot, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Munmap(b) })
-	return b
-}
-
 func TestAFileOpenedReadOnlyBeforeACopyUpSeesLaterWrites(t *testing.T) {
 	eachMode(t, func(t *testing.T, m *mounted) {
 		r := mustOpen(t, m.path("hello"), os.O_RDONLY)
@@ -59,35 +48,6 @@ func TestAFileOpenedReadOnlyBeforeACopyUpSeesLaterWrites(t *testing.T) {
 		}
 		if got := readAt(t, r, 0, 100); got != "HELLO, upper and longer\n" {
 			t.Errorf("the reader sees %q", got)
-		}
-	})
-}
-
-func TestAMappingAcrossCopyUpSeesLaterWrites(t *testing.T) {
-	eachMode(t, func(t *testing.T, m *mounted) {
-		r := mustOpen(t, m.path("big"), os.O_RDONLY)
-		b := mustMap(t, r, 8192, unix.PROT_READ)
-		if !bytes.Equal(b, pattern(8192)) {
-			t.Fatal("maps wrong")
-		}
-		w := mustOpen(t, m.path("big"), os.O_RDWR)
-		if _, err := w.WriteAt([]byte("changed"), 5000); err != nil {
-			t.Fatal(err)
-		}
-		if got := string(b[5000:5007]); got != "changed" {
-			t.Errorf("the mapping shows %q", got)
-		}
-		wb := mustMap(t, w, 8192, unix.PROT_READ|unix.PROT_WRITE)
-		copy(wb[6000:], "mapped")
-		if got := string(b[6000:6006]); got != "mapped" {
-			t.Errorf("the mapping shows %q of another mapping's write", got)
-		}
-		if err := unix.Msync(wb, unix.MS_SYNC); err != nil {
-			t.Fatal(err)
-		}
-		upper, err := os.ReadFile(filepath.Join(m.upper, "big"))
-		if err != nil || string(upper[6000:6006]) != "mapped" {
-			t.Errorf("the upper has %q, %v", upper[6000:6006], err)
 		}
 	})
 }
@@ -124,32 +84,6 @@ func TestCachedAndPassthroughOpensOfOneInodeAtOnce(t *testing.T) {
 	})
 }
 
-// What the page cache holds from before must not come back after passthrough.
-func TestDataCachedBeforePassthroughIsNotSeenAfter(t *testing.T) {
-	eachMode(t, func(t *testing.T, m *mounted) {
-		if got := mustRead(t, m.path("hello")); got != "hello, lower\n" {
-			t.Fatalf("%q", got)
-		}
-		for i := range 4 {
-			want := fmt.Sprintf("generation %d\n", i)
-			f := mustOpen(t, m.path("hello"), os.O_WRONLY)
-			if _, err := f.WriteAt([]byte(want), 0); err != nil {
-				t.Fatal(err)
-			}
-			if err := f.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if got := mustRead(t, m.path("hello")); got != want {
-				t.Errorf("reads %q, want %q", got, want)
-			}
-			r := mustOpen(t, m.path("hello"), os.O_RDONLY)
-			if b := mustMap(t, r, len(want), unix.PROT_READ); string(b) != want {
-				t.Errorf("maps %q, want %q", b, want)
-			}
-		}
-	})
-}
-
 func TestSizeAndTimesAreFreshAfterWrites(t *testing.T) {
 	eachMode(t, func(t *testing.T, m *mounted) {
 		f := mustOpen(t, m.path("new"), os.O_CREATE|os.O_WRONLY)
@@ -165,152 +99,6 @@ func TestSizeAndTimesAreFreshAfterWrites(t *testing.T) {
 		onDisk := mustStat(t, filepath.Join(m.upper, "new"))
 		if onDisk.Mtim != after.Mtim || onDisk.Blocks != after.Blocks {
 			t.Errorf("the upper has mtime %v and %d blocks, shown are %v and %d", onDisk.Mtim, onDisk.Blocks, after.Mtim, after.Blocks)
-		}
-	})
-}
-
-// mtimeShown asks for nothing but the time of change, as mmap(2) makes the kernel
-// ask for the time of access again, and with it for all.
-func mtimeShown(t *testing.T, path string) unix.StatxTimestamp {
-	t.Helper()
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MTIME, &st); err != nil {
-		t.Fatal(err)
-	}
-	return st.Mtime
-}
-
-func TestAWriteThroughAMappingChangesTheTimesShown(t *testing.T) {
-	eachMode(t, func(t *testing.T, m *mounted) {
-		mustWrite(t, m.path("new"), strings.Repeat("x", 4096))
-		mustStat(t, m.path("big"))
-		for _, name := range []string{"new", "big", "new", "created and truncated", "created and allocated"} {
-			p := m.path(name)
-			f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE, 0o644)
-			if err != nil {
-				t.Fatal(err)
-			}
-			switch {
-			case strings.HasSuffix(name, "truncated"):
-				err = f.Truncate(4096)
-			case strings.HasSuffix(name, "allocated"):
-				err = unix.Fallocate(int(f.Fd()), 0, 0, 4096)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			before := mtimeShown(t, p)
-			b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-			if err != nil {
-				t.Fatal(err)
-			}
-			last := before
-			for i := range 3 {
-				time.Sleep(20 * time.Millisecond)
-				b[0] = byte('0' + i)
-				if err := unix.Msync(b, unix.MS_SYNC); err != nil {
-					t.Fatal(err)
-				}
-				now := mtimeShown(t, p)
-				if now == last {
-					t.Errorf("%s: write %d through a mapping leaves mtime %v", name, i, now)
-				}
-				last = now
-			}
-			if err := errors.Join(unix.Munmap(b), f.Close()); err != nil {
-				t.Fatal(err)
-			}
-			if after := mtimeShown(t, p); after != last {
-				t.Errorf("%s: mtime %v became %v at close", name, last, after)
-			}
-			onDisk := mustStat(t, filepath.Join(m.upper, name)).Mtim
-			if onDisk.Sec != last.Sec || onDisk.Nsec != int64(last.Nsec) {
-				t.Errorf("%s: the upper has %v, shown is %v", name, onDisk, last)
-			}
-		}
-	})
-}
-
-func TestSuidAndSgidAreDroppedOnWrite(t *testing.T) {
-	changes := []struct {
-		name string
-		do   func(path string) error
-	}{
-		{"write", func(p string) error {
-			f, err := os.OpenFile(p, os.O_WRONLY, 0)
-			if err != nil {
-				return err
-			}
-			_, err = f.WriteString("x")
-			return errors.Join(err, f.Close())
-		}},
-		{"truncate", func(p string) error { return os.Truncate(p, 1) }},
-		{"open with O_TRUNC", func(p string) error {
-			f, err := os.OpenFile(p, os.O_WRONLY|os.O_TRUNC, 0)
-			if err != nil {
-				return err
-			}
-			return f.Close()
-		}},
-		{"write to a mapping's file", func(p string) error {
-			f, err := os.OpenFile(p, os.O_RDWR, 0)
-			if err != nil {
-				return err
-			}
-			_, err = f.WriteAt([]byte("y"), 3)
-			return errors.Join(err, f.Close())
-		}},
-	}
-	eachMode(t, func(t *testing.T, m *mounted) {
-		for i, c := range changes {
-			// The last round is on the lower's own file, not copied up.
-			p := m.path(fmt.Sprintf("suid-%d", i))
-			if i == len(changes)-1 {
-				p = m.path("suid")
-			} else {
-				mustWrite(t, p, "#!/bin/sh\n")
-				if err := unix.Chmod(p, 0o6777); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if st := mustStat(t, p); st.Mode&0o7777 != 0o6777 {
-				t.Fatalf("%s: mode %o to begin with", c.name, st.Mode)
-			}
-			if err := unix.Setxattr(p, "security.capability", testCapability, 0); err != nil {
-				t.Fatal(err)
-			}
-			asUser(t, plainUser, func() {
-				if err := c.do(p); err != nil {
-					t.Errorf("%s: %v", c.name, err)
-				}
-			})
-			if st := mustStat(t, p); st.Mode&0o7777 != 0o777 {
-				t.Errorf("%s: mode %o is shown", c.name, st.Mode&0o7777)
-			}
-			if st := mustStat(t, filepath.Join(m.upper, filepath.Base(p))); st.Mode&0o7777 != 0o777 {
-				t.Errorf("%s: mode %o in the upper", c.name, st.Mode&0o7777)
-			}
-			if n, err := unix.Getxattr(p, "security.capability", nil); !errors.Is(err, unix.ENODATA) {
-				t.Errorf("%s: the capability stays: %d bytes, %v", c.name, n, err)
-			}
-		}
-	})
-}
-
-// testCapability is cap_net_raw=ep in the form of security.capability, revision 2.
-var testCapability = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-
-func TestRootsWriteKeepsSuidAndChownDropsIt(t *testing.T) {
-	eachMode(t, func(t *testing.T, m *mounted) {
-		mustWrite(t, m.path("suid"), "x")
-		if st := mustStat(t, m.path("suid")); st.Mode&0o7777 != 0o6777 {
-			t.Errorf("mode %o after a write of root", st.Mode&0o7777)
-		}
-		if err := os.Chown(m.path("suid"), 1, 1); err != nil {
-			t.Fatal(err)
-		}
-		if st := mustStat(t, m.path("suid")); st.Mode&0o7777 != 0o777 || st.Uid != 1 {
-			t.Errorf("mode %o, owner %d after chown", st.Mode&0o7777, st.Uid)
 		}
 	})
 }

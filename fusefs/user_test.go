@@ -13,7 +13,7 @@ import (
 
 // asUser runs f on a thread that is a plain user's, with no capabilities. The
 // thread ends with f: it is never anyone else's.
-func asUser(t *testing.T, id int, f func()) {
+func asUser(t testing.TB, id int, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
