@@ -276,7 +276,7 @@ func TestABusyMountSaysSo(t *testing.T) {
 	}
 }
 
-func TestAPanicIsEIOAndTheServerLives(t *testing.T) {
+func TestAPanicIsEIOWithItsStackInTheLog(t *testing.T) {
 	opt := Options{}
 	if st := panicStatus(&opt); !errors.Is(syscall.Errno(st), syscall.EIO) {
 		t.Errorf("a panic is answered with %v", st)
