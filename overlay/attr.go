@@ -173,6 +173,9 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 	defer fs.treeMu.RUnlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if !n.upper.Load() {
+		return fs.nodeAttrLocked(n) // chown(dir, -1, -1): nothing to drop, nothing to copy up
+	}
 	p, err := fs.place(n)
 	if err != nil {
 		return Attr{}, err
@@ -199,7 +202,7 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 func (fs *FS) setSize(ino Ino, set *SetAttr) (*node, error) {
 	fs.treeMu.RLock()
 	n, err := fs.node(ino, true)
-	if err == nil {
+	if err == nil && !(set.Valid == KillSuidgid && n.typ != unix.S_IFREG) {
 		if err = fs.copyUp(n); err != nil {
 			fs.treeMu.RUnlock()
 			fs.unref(n)

@@ -205,18 +205,6 @@ func (h *Handle) writable() (*openFile, error) {
 	return f, nil
 }
 
-// Direct reports where n bytes at off can be spliced from. The descriptor is
-// valid until Close.
-func (h *Handle) Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
-	if f := h.n.file.Load(); f != nil {
-		return f.fd, off, n, true
-	}
-	if h.lower == nil {
-		return -1, 0, 0, false
-	}
-	return h.lower.Direct(off, n)
-}
-
 // Upper is the descriptor of the upper file, which all handles of the inode
 // share; ok is false while the data is the lower's.
 func (h *Handle) Upper() (fd int, ok bool) {

@@ -336,10 +336,14 @@ func (fs *FS) Lookup(dir Ino, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	if f.verdict == nameLower {
+	a, err := fs.foundAttr(&f)
+	switch {
+	case f.verdict == nameLower && err == nil:
 		fs.table.refLower(f.ino)
+	case f.verdict == nameUpper && err != nil:
+		fs.table.unrefLookup(f.n) // the kernel sends no FORGET for a failure
 	}
-	return fs.foundAttr(&f)
+	return a, err
 }
 
 // LookupPath finds a path ("a/b"; "." is the root) with no symlink followed and

@@ -1,8 +1,6 @@
 package overlay
 
 import (
-	"errors"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -308,7 +306,7 @@ func (fs *FS) entryIsWhiteout(dirfd int, e rawEntry) (bool, error) {
 	}
 	var st unix.Statx_t
 	err := fs.upper.stat(at{dirfd, e.name}, &st)
-	if errors.Is(err, unix.ENOENT) {
+	if isNotExist(err) {
 		return false, nil
 	}
 	return err == nil && isWhiteout(&st), err

@@ -102,6 +102,13 @@ func (t *table) refLookup(n *node) {
 	t.mu.Unlock()
 }
 
+// unrefLookup takes a counted reference back.
+func (t *table) unrefLookup(n *node) {
+	t.mu.Lock()
+	n.lookups--
+	t.mu.Unlock()
+}
+
 // refLower counts a reference to a lower object, where it has a node.
 func (t *table) refLower(ino Ino) {
 	t.mu.Lock()

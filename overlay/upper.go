@@ -149,9 +149,16 @@ func (u *Upper) step(name string) error {
 
 const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
-// stat is statx(2) without following.
+// stat is statx(2) without following. That there is nothing is errNotFound: most
+// lookups in an upper directory end so, and allocate nothing for it.
 func (u *Upper) stat(a at, st *unix.Statx_t) error {
 	err := unix.Statx(a.dir, a.name, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW), statMask, st)
+	switch err { //nolint:errorlint // a raw errno
+	case nil:
+		return nil
+	case unix.ENOENT:
+		return errNotFound
+	}
 	return pathError("stat", a, err)
 }
 
