@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
+)
+
+type repackOptions struct {
+	global        *globalOptions
+	image         string
+	maskPaths     []string
+	noMaskVolumes bool
+	refreshBundle bool
+	noHistory     bool
+	author        string
+	comment       string
+	created       string
+	createdBy     string
+	compress      string
+	allowEmpty    bool
+	fullCheck     bool
+	cacheDir      string
+}
+
+func newRepackCommand(global *globalOptions) *cobra.Command {
+	o := &repackOptions{global: global}
+	cmd := &cobra.Command{
+		Use:   "repack --image LAYOUT[:TAG] BUNDLE",
+		Short: "make a new layer of what changed in a bundle",
+		Long: `Adds one layer with what changed in BUNDLE to the image that it was made from,
+and tags the result in the same image layout. The bundle may be mounted; its
+writers wait meanwhile. The bundle stays as it is: a second repack holds the first
+one's changes too, unless --refresh-bundle was given.
+
+SOURCE_DATE_EPOCH, where set, is the latest time that anything in the layer gets.`,
+		Args: exactArgs("BUNDLE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd.Context(), cmd.ErrOrStderr(), args[0])
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (o *repackOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.image, "image", "", "image to make: `LAYOUT[:TAG]` (default tag latest); LAYOUT holds the base image")
+	f.StringArrayVar(&o.maskPaths, "mask-path", nil, "leave out `PATH` and all below it (repeatable)")
+	f.BoolVar(&o.noMaskVolumes, "no-mask-volumes", false, "do not leave out the image's volumes")
+	f.BoolVar(&o.refreshBundle, "refresh-bundle", false, "let the next repack go on from the new image")
+	f.BoolVar(&o.noHistory, "no-history", false, "add no entry to the image's history")
+	f.StringVar(&o.author, "history.author", "", "author in the history (default the image's)")
+	f.StringVar(&o.comment, "history.comment", "", "comment in the history")
+	f.StringVar(&o.created, "history.created", "", "creation `time` in the history, as RFC 3339 (default now)")
+	f.StringVar(&o.createdBy, "history.created_by", "", "command in the history")
+	f.StringVar(&o.compress, "compress", cas.CompressAuto, "compression of the layer: auto (the last layer's), gzip, zstd or none")
+	f.BoolVar(&o.allowEmpty, "allow-empty", false, "add a layer although nothing has changed")
+	f.BoolVar(&o.fullCheck, "full-check", false, "compare the whole tree too, and fail if that finds anything else")
+	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default the bundle's)")
+}
+
+func (o *repackOptions) history() (bundle.HistoryOptions, error) {
+	h := bundle.HistoryOptions{None: o.noHistory, Author: o.author, Comment: o.comment, CreatedBy: o.createdBy}
+	if o.noHistory && (o.author != "" || o.comment != "" || o.created != "" || o.createdBy != "") {
+		return h, usageError{errors.New("--no-history and --history.* exclude each other")}
+	}
+	if o.created != "" {
+		t, err := time.Parse(time.RFC3339Nano, o.created)
+		if err != nil {
+			return h, usageError{fmt.Errorf("--history.created %q: want a time as 2006-01-02T15:04:05Z", o.created)}
+		}
+		h.Created = &t
+	}
+	return h, nil
+}
+
+func (o *repackOptions) validate() error {
+	switch o.compress {
+	case cas.CompressAuto, cas.CompressGzip, cas.CompressZstd, cas.CompressNone:
+	default:
+		return usageError{fmt.Errorf("--compress %q: want auto, gzip, zstd or none", o.compress)}
+	}
+	if o.image == "" {
+		return usageError{errors.New("missing mandatory argument: --image")}
+	}
+	return nil
+}
+
+func (o *repackOptions) run(ctx context.Context, notes io.Writer, dir string) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	opt := bundle.RepackOptions{
+		Bundle: dir, MaskPaths: o.maskPaths, NoMaskVolumes: o.noMaskVolumes, RefreshBundle: o.refreshBundle,
+		Compress: o.compress, AllowEmpty: o.allowEmpty, FullCheck: o.fullCheck, CacheDir: o.cacheDir, Now: time.Now(),
+	}
+	var err error
+	if opt.Layout, opt.Tag, err = cas.ParseImage(o.image); err != nil {
+		return usageError{err}
+	}
+	if opt.History, err = o.history(); err != nil {
+		return err
+	}
+	if opt.Epoch, err = sourceDateEpoch(); err != nil {
+		return err
+	}
+	if opt.Log, err = o.global.logger(); err != nil {
+		return err
+	}
+	res, err := bundle.Repack(ctx, opt)
+	if err != nil {
+		return err
+	}
+	if res.Layer == nil {
+		fmt.Fprintf(notes, "nothing has changed: %s:%s has no new layer\n", opt.Layout, opt.Tag)
+		return nil
+	}
+	opt.Log.Info("repacked", "image", res.Image.Digest.String(), "layer", res.Layer.Digest.String(),
+		"entries", res.Entries, "size", size(res.Layer.Size))
+	return nil
+}
+
+// sourceDateEpoch is $SOURCE_DATE_EPOCH, or nil (reproducible-builds.org).
+func sourceDateEpoch() (*time.Time, error) {
+	s := os.Getenv("SOURCE_DATE_EPOCH")
+	if s == "" {
+		return nil, nil //nolint:nilnil // not set is no error
+	}
+	sec, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("SOURCE_DATE_EPOCH=%q: want seconds since 1970", s)}
+	}
+	t := time.Unix(sec, 0).UTC()
+	return &t, nil
+}

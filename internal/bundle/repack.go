@@ -1,0 +1,269 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/layer"
+)
+
+// RepackOptions of Repack.
+type RepackOptions struct {
+	Bundle string
+	Layout string // path of the image layout, which has the bundle's base image
+	Tag    string // what the new image is called there; an old one of that name loses it
+
+	History       HistoryOptions
+	MaskPaths     []string // left out, with all below
+	NoMaskVolumes bool     // do not leave out the image's volumes
+	RefreshBundle bool     // the next repack compares with the new image
+	Compress      string   // cas.CompressAuto and so on
+	AllowEmpty    bool     // write a layer although nothing has changed
+	FullCheck     bool     // compare the whole tree too, and fail if that finds anything else
+	CacheDir      string   // for what is learnt of the new layer; "" is the bundle's
+
+	Epoch *time.Time // SOURCE_DATE_EPOCH; nil: not set
+	Now   time.Time  // what the history says, where nothing else is asked for
+	Log   *slog.Logger
+}
+
+// HistoryOptions say what the image's history says of a repack.
+type HistoryOptions struct {
+	None      bool // nothing
+	Author    string
+	Comment   string
+	CreatedBy string
+	Created   *time.Time
+}
+
+// RepackResult says what was made.
+type RepackResult struct {
+	Image   ispec.Descriptor // of the manifest
+	Layer   *cas.NewLayer    // nil: nothing had changed
+	Entries int              // in the layer
+}
+
+// Repack makes a new image of a bundle's base image and one layer of what changed
+// since, and tags it. Where nothing changed there is no layer unless it is asked
+// for, only an entry in the history. Until the tag is set nothing refers to what is
+// written, so a failure or crash leaves the old tag and the bundle as they were.
+func Repack(ctx context.Context, opt RepackOptions) (*RepackResult, error) {
+	if err := cas.CheckTag(opt.Tag); err != nil {
+		return nil, err
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	plain, err := isPlain(opt.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	if plain {
+		return repackPlain(ctx, opt)
+	}
+	return repackView(ctx, opt)
+}
+
+// repackView is Repack of a bundle of ours.
+func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err error) {
+	v, err := OpenView(ctx, opt.Bundle, opt.Layout, opt.Log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, v.Close()) }()
+	d, err := newDiffing(ctx, v, opt.Log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	d.comparison.epoch = opt.Epoch
+	pairs, err := d.changes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if opt.FullCheck {
+		if err := d.fullCheck(ctx, pairs); err != nil {
+			return nil, err
+		}
+	}
+	p := d.planner(pairs)
+	p.masks = maskList(opt, d.image)
+	plan, err := p.plan()
+	if err != nil {
+		return nil, err
+	}
+	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.cache.Cache, view: viewTree{v.FS}}
+	if opt.CacheDir != "" {
+		c, err := newCache(opt.CacheDir, opt.Log)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, c.close()) }()
+		w.cache = c.Cache
+	}
+	if res, err = w.write(ctx, plan); err != nil {
+		return nil, err
+	}
+	if err := v.Thaw(); err != nil {
+		return nil, fmt.Errorf("let the mount's writers go on: %w", err)
+	}
+	if opt.RefreshBundle {
+		if err := v.refresh(ctx, w.path, opt.Tag); err != nil {
+			return nil, fmt.Errorf("%s has the new image, but refreshing the bundle failed: %w", opt.Tag, err)
+		}
+	}
+	return res, nil
+}
+
+// maskList is what is left out of a layer.
+func maskList(opt RepackOptions, img *cas.Image) masks {
+	var volumes []string
+	if !opt.NoMaskVolumes {
+		volumes = slices.Sorted(maps.Keys(img.Config.Config.Volumes))
+	}
+	return newMasks(opt.MaskPaths, volumes)
+}
+
+// layerWriting is the second half of a repack: from the plan to the tag.
+type layerWriting struct {
+	opt    RepackOptions
+	layout *cas.Layout
+	image  *cas.Image
+	cache  *layer.Cache // may be nil
+	view   versionedTree
+
+	path *cas.Path // of the new image, once it is written
+}
+
+func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackResult, err error) {
+	unpin, err := w.layout.Pin()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unpin()) }()
+	res = &RepackResult{Entries: len(plan)}
+	var change cas.Change
+	if len(plan) > 0 || w.opt.AllowEmpty {
+		if res.Layer, err = w.layer(ctx, plan); err != nil {
+			return nil, err
+		}
+		change.Layers = []cas.NewLayer{*res.Layer}
+	}
+	if h := w.opt.History; !h.None {
+		change.History = []ispec.History{w.history(res.Layer == nil)}
+	} else if res.Layer != nil {
+		w.opt.Log.Warn("the new layer has no history entry: many tools cannot make sense of such an image")
+	}
+	w.path = w.image.Path
+	if len(change.Layers)+len(change.History) > 0 {
+		if w.path, err = w.layout.Commit(ctx, w.image, change); err != nil {
+			return nil, fmt.Errorf("write image: %w", err)
+		}
+	}
+	if err := w.layout.SetRef(ctx, w.opt.Tag, w.path.Root()); err != nil {
+		return nil, fmt.Errorf("tag image: %w", err)
+	}
+	res.Image = w.path.Descriptor()
+	return res, nil
+}
+
+// createdBy is what the history says made a layer, where nothing else is asked for.
+const createdBy = "umoci-mount repack"
+
+func (w *layerWriting) history(empty bool) ispec.History {
+	o := w.opt.History
+	created := w.opt.Now
+	switch {
+	case o.Created != nil:
+		created = *o.Created
+	case w.opt.Epoch != nil:
+		created = w.opt.Epoch.UTC()
+	}
+	h := ispec.History{
+		Created: &created, CreatedBy: o.CreatedBy, Author: o.Author, Comment: o.Comment, EmptyLayer: empty,
+	}
+	if h.CreatedBy == "" {
+		h.CreatedBy = createdBy
+	}
+	if h.Author == "" {
+		h.Author = w.image.Config.Author
+	}
+	return h
+}
+
+// layer writes the layer's blob. A file that is written to meanwhile spoils it;
+// then it is written again, a few times.
+func (w *layerWriting) layer(ctx context.Context, plan []planned) (l *cas.NewLayer, err error) {
+	name, err := w.image.LayerCompression(w.opt.Compress)
+	if err != nil {
+		return nil, err
+	}
+	for range readAttempts {
+		l, err = w.tryLayer(ctx, plan, name)
+		if !errors.Is(err, ErrChanging) {
+			return l, err
+		}
+	}
+	return nil, fmt.Errorf("write layer: %w: stop what writes to it, or leave it out with --mask-path", err)
+}
+
+var compressions = map[string]layer.Compression{
+	cas.CompressNone: layer.CompressNone,
+	cas.CompressGzip: layer.CompressGzip,
+	cas.CompressZstd: layer.CompressZstd,
+}
+
+func (w *layerWriting) tryLayer(ctx context.Context, plan []planned, compress string) (_ *cas.NewLayer, err error) {
+	blob, err := w.layout.NewBlob(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, blob.Close()) }()
+	out := layer.NewBlobWriter(blob, compressions[compress])
+	source := recordSource{view: w.view}
+	toc, err := layer.WriteDiff(out, source.records(ctx, plan), layer.DiffOptions{Epoch: w.opt.Epoch})
+	if err != nil {
+		if source.spoilt {
+			err = errors.Join(ErrChanging, err)
+		}
+		_ = out.Close() // the first error counts
+		return nil, fmt.Errorf("write layer: %w", err)
+	}
+	if err := out.Close(); err != nil {
+		return nil, fmt.Errorf("write layer: %w", err)
+	}
+	res, err := out.Result()
+	if err != nil {
+		return nil, fmt.Errorf("write layer: %w", err)
+	}
+	d, size, err := blob.Commit(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("write layer: %w", err)
+	}
+	if d != res.Digest || size != res.Size {
+		return nil, fmt.Errorf("write layer: stored are %d bytes %s, written were %d bytes %s", size, d, res.Size, res.Digest)
+	}
+	w.remember(res, toc)
+	return &cas.NewLayer{
+		Digest: d, Size: size, DiffID: res.DiffID, PlainSize: res.PlainSize,
+		MediaType: w.image.LayerMediaType(compress),
+	}, nil
+}
+
+// remember makes the next mount of the layer a warm one. That is worth no failure.
+func (w *layerWriting) remember(res layer.BlobResult, toc []byte) {
+	if w.cache == nil {
+		return
+	}
+	if err := w.cache.PutIndex(res, toc); err != nil {
+		w.opt.Log.Warn("the new layer's index could not be cached: its first mount will make it", "error", err)
+	}
+}

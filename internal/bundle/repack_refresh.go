@@ -1,0 +1,103 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// refresh makes path what the next repack compares with. The mount and its changes
+// stay as they are. umoci.json decides, and is replaced in one step: a crash before
+// it leaves a manifest too many, one after it too.
+func (v *View) refresh(ctx context.Context, path *cas.Path, tag string) error {
+	was, now := digestOf(v.meta.From.Walk), path.Descriptor().Digest
+	renew, err := v.refreshMtree(ctx, path, was)
+	if err != nil {
+		return err
+	}
+	if v.State.Layout != v.Layout.Path() {
+		v.State.Layout = v.Layout.Path()
+		if err := v.dir.writeState(v.State); err != nil {
+			return err
+		}
+	}
+	v.meta.From.Walk = taggedWalk(path.Walk, tag)
+	if err := writeUmoci(v.Dir, v.meta); err != nil {
+		return err
+	}
+	if !renew || was == now {
+		return nil
+	}
+	if err := os.Remove(v.dir.file(mtreeName(was))); err != nil {
+		return fmt.Errorf("remove old manifest: %w", err)
+	}
+	return nil
+}
+
+// digestOf is the manifest's digest at the end of a walk.
+func digestOf(walk []ispec.Descriptor) digest.Digest { return walk[len(walk)-1].Digest }
+
+// taggedWalk is a walk that begins at a tag's entry of index.json.
+func taggedWalk(walk []ispec.Descriptor, tag string) []ispec.Descriptor {
+	walk = slices.Clone(walk)
+	annotations := maps.Clone(walk[0].Annotations)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[ispec.AnnotationRefName] = tag
+	walk[0].Annotations = annotations
+	return walk
+}
+
+// refreshMtree writes the new image's manifest where the bundle has one of the
+// image before, and reports whether it has.
+func (v *View) refreshMtree(ctx context.Context, path *cas.Path, was digest.Digest) (have bool, err error) {
+	_, err = os.Lstat(v.dir.file(mtreeName(was)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a manifest: %w", err)
+	}
+	img, err := v.Layout.Image(ctx, path)
+	if err != nil {
+		return false, err
+	}
+	im, err := v.image(ctx, stateLayers(img))
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, im.Close()) }()
+	o := &v.State.Options
+	opt := overlay.Options{IDs: overlay.IDMap{UIDs: o.UIDMap, GIDs: o.GIDMap}}
+	if o.Rootless {
+		opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	}
+	shown, err := overlay.New(im, nil, opt)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, shown.Close()) }()
+	name := v.dir.file(mtreeName(path.Descriptor().Digest))
+	temp := name + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("write manifest: %w", err)
+	}
+	if err := writeMtreeFile(ctx, temp, v.dir.file(rootfsName), &mtreeTree{fs: shown, lower: im}); err != nil {
+		return false, errors.Join(err, os.Remove(temp))
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return false, fmt.Errorf("write manifest: %w", err)
+	}
+	return true, syncDir(v.Dir)
+}
