@@ -80,6 +80,8 @@ without extracting it, and makes a new layer of what was changed.`,
 		newMountCommand(&global),
 		newUmountCommand(),
 		newStatusCommand(),
+		newRepackCommand(&global),
+		newDiffCommand(&global),
 	)
 	return root
 }
