@@ -2,27 +2,152 @@ package layer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // buildBlobIndex makes one pass over f. It verifies src.Digest, src.Size and
 // src.DiffID, hands the plain stream to scan, and records where reading can
 // resume. The stored stream is read to its end even where scan stops early.
+// Several goroutines work at it: one reads and hashes what is stored, one decodes,
+// one hashes the plain stream and one scans it; they hold a few MiB.
 //
 // side gives the file for a transcoded copy; it is called at most once, for a
-// layer that is one long zstd frame and so cannot be read at random. The caller
-// keeps the file and publishes it beside the index where usesSide says so. With
-// a nil side such a layer is ErrUnsupported. scan and progress may be nil.
+// layer with zstd frames too long to be read at random. The caller keeps the file
+// and publishes it beside the index where usesSide says so. With a nil side such a
+// layer is ErrUnsupported. scan and progress may be nil. progress is called from
+// one goroutine, with stored bytes.
+//
+// Errors, where several apply the first: the context's; a failure to read;
+// ErrDigest; ErrUnsupported; ErrFormat; ErrDiffID; scan's.
 func buildBlobIndex(ctx context.Context, f *os.File, src Source, side func() (*os.File, error),
 	scan func(io.Reader) error, progress func(bytes int64),
 ) (*blobIndex, error) {
-	return nil, errors.ErrUnsupported
+	ix, err := indexBlob(ctx, f, src, side, scan, progress)
+	if err != nil {
+		return nil, fmt.Errorf("index layer %s: %w", src.Digest, err)
+	}
+	return ix, nil
 }
 
-// openBlob gives the plain stream of a layer. f is the layer's blob, or the side
-// file where ix.usesSide; it is taken over, also when an error is returned.
-func openBlob(f *os.File, src Source, ix *blobIndex, cache *spanCache) (Blob, error) {
-	return nil, errors.Join(errors.ErrUnsupported, f.Close())
+func indexBlob(ctx context.Context, f *os.File, src Source, side func() (*os.File, error),
+	scan func(io.Reader) error, progress func(bytes int64),
+) (*blobIndex, error) {
+	c, err := ParseMediaType(src.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	ix := &blobIndex{storedSize: src.Size}
+	if ix.digest, err = parseDigest(src.Digest); err != nil {
+		return nil, err
+	}
+	if ix.diffID, err = parseDigest(src.DiffID); err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() != src.Size {
+		return nil, fmt.Errorf("%w: %d bytes, the descriptor says %d", ErrDigest, st.Size(), src.Size)
+	}
+	// Advice: more read-ahead. Where it is not taken nothing is lost.
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
+	p := newIndexPass(f, ix, progress)
+	switch c {
+	case CompressNone:
+		ix.kind, p.raw = blobRaw, true
+		err = p.run(ctx, p.decodeRaw, scan)
+	case CompressGzip:
+		g := newGzipIndexer(p)
+		err = p.run(ctx, g.decode, scan)
+	case CompressZstd:
+		z := &zstdIndexer{p: p, file: f, side: side}
+		err = p.run(ctx, z.decode, scan)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ix, nil
+}
+
+// run makes the pass; decode turns stored into plain.
+func (p *indexPass) run(ctx context.Context, decode func() error, scan func(io.Reader) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.stop = ctx.Done()
+	go p.readStored()
+	hashed := make(chan [sha256.Size]byte, 1)
+	go func() { hashed <- p.hashPlain() }()
+	scanned := make(chan error, 1)
+	go func() { scanned <- p.scanPlain(scan) }()
+
+	decodeErr := decode()
+	if decodeErr == nil {
+		p.flush()
+	}
+	p.endPlain(decodeErr)
+	p.drainStored()
+	diffID, scanErr := <-hashed, <-scanned
+	return p.verdict(ctx, decodeErr, diffID, scanErr)
+}
+
+// verdict is the error that counts, and fills the index in where there is none.
+func (p *indexPass) verdict(ctx context.Context, decodeErr error, diffID [sha256.Size]byte, scanErr error) error {
+	ix := p.ix
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if p.readErr != nil {
+		return p.readErr
+	}
+	if got := p.sum.sum(); got != ix.digest {
+		return fmt.Errorf("%w: the stored bytes have %s", ErrDigest, sha256Digest(got))
+	}
+	if decodeErr != nil {
+		if errors.Is(decodeErr, ErrUnsupported) || errors.Is(decodeErr, errSide) {
+			return decodeErr
+		}
+		return fmt.Errorf("%w: near stored offset %d, uncompressed offset %d: %w", ErrFormat, p.storedAt, p.plainAt, decodeErr)
+	}
+	if p.raw {
+		diffID = ix.digest
+	}
+	if diffID != ix.diffID {
+		return fmt.Errorf("%w: the uncompressed stream has %s, the config says %s",
+			ErrDiffID, sha256Digest(diffID), sha256Digest(ix.diffID))
+	}
+	if scanErr != nil {
+		return scanErr
+	}
+	ix.plainSize = p.plainAt
+	if !ix.usesSide() {
+		ix.dataSize, ix.dataDigest, ix.states = ix.storedSize, ix.digest, p.sum.states
+	}
+	return nil
+}
+
+// decodeRaw passes the stored stream on.
+func (p *indexPass) decodeRaw() error {
+	for {
+		b, err := p.nextStored()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		out, err := p.nextPlain(storedChunk)
+		if err != nil {
+			return err
+		}
+		out.to = copy(out.data, b.data[storedHead:b.end])
+		p.recycle(b)
+		p.flush()
+	}
 }

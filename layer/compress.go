@@ -1,11 +1,24 @@
 package layer
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"hash"
 	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 )
+
+// memberSize is how many plain bytes a gzip member or zstd frame that is written
+// holds. A reader decodes at most one of them for a byte; a smaller one compresses
+// worse (docs/blob-index-format.md has figures).
+const memberSize = 1 << 20
 
 // BlobResult describes a blob that a BlobWriter wrote.
 type BlobResult struct {
@@ -16,18 +29,207 @@ type BlobResult struct {
 	Index     []byte // the blob's index in its file form
 }
 
-// BlobWriter compresses a layer's plain stream.
-type BlobWriter struct{}
+// BlobWriter compresses a layer's plain stream into independent gzip members or
+// zstd frames, on all cores; the output is a function of the input alone. Digest,
+// diffID and index are computed on the way. It is not safe for concurrent use.
+// Close must be called, also after an error: it ends the goroutines.
+//
+//	Write ─┬─ work ──▶ workers: compress ─┐
+//	       ├─ toHash ▶ hash: diffID ──────┴─ ready, twice ─┐
+//	       └─ order ───────────────────────────────────────┴▶ output: digest, w
+type BlobWriter struct {
+	w io.Writer
+	c Compression
 
-// NewBlobWriter compresses what is written to it into w, as independent members
-// or frames, in parallel. The output is a function of the input alone.
-func NewBlobWriter(w io.Writer, c Compression) *BlobWriter { return &BlobWriter{} }
+	cur       *blobMember // being filled; nil: none
+	plainSize int64
+	closed    bool
+	err       error // of Close
 
-// Write takes the next bytes of the plain stream.
-func (w *BlobWriter) Write(p []byte) (int, error) { return 0, errors.ErrUnsupported }
+	work   chan *blobMember
+	toHash chan *blobMember
+	order  chan *blobMember // bounds how many members there are at once
+	free   chan *blobMember
+	done   sync.WaitGroup
+	failed atomic.Pointer[error] // the first error of a goroutine
 
-// Close finishes the blob.
-func (w *BlobWriter) Close() error { return errors.ErrUnsupported }
+	diffID hash.Hash // nil: not asked for, or that of the stored bytes; hash's
+	sum    *blockSum // output's
+	ix     blobIndex // output's; complete after Close
+}
 
-// Result describes the blob, after Close.
-func (w *BlobWriter) Result() (BlobResult, error) { return BlobResult{}, errors.ErrUnsupported }
+// blobMember is one member on its way.
+type blobMember struct {
+	plain  []byte
+	packed []byte        // memory for out
+	out    []byte        // what is to be written: packed, or plain
+	ready  chan struct{} // one token when it was compressed, one when it was hashed
+}
+
+// NewBlobWriter compresses what is written to it into w.
+func NewBlobWriter(w io.Writer, c Compression) *BlobWriter {
+	return newBlobWriter(w, c, zstd.SpeedDefault, true)
+}
+
+// newBlobWriter is NewBlobWriter with zstd's level, and with a diffID only where it
+// is asked for.
+func newBlobWriter(w io.Writer, c Compression, level zstd.EncoderLevel, diffID bool) *BlobWriter {
+	workers := runtime.GOMAXPROCS(0)
+	b := &BlobWriter{
+		w: w, c: c, sum: newBlockSum(),
+		work:   make(chan *blobMember, workers),
+		toHash: make(chan *blobMember, workers+2),
+		order:  make(chan *blobMember, workers+2),
+		free:   make(chan *blobMember, workers+4),
+	}
+	if diffID && c != CompressNone {
+		b.diffID = sha256.New()
+	}
+	for range workers {
+		b.done.Go(func() { b.compress(level) })
+	}
+	b.done.Go(b.hash)
+	b.done.Go(b.output)
+	return b
+}
+
+// Write takes the next bytes of the plain stream. An error of the writer below may
+// be reported by a later call, or by Close.
+func (b *BlobWriter) Write(p []byte) (int, error) {
+	if b.closed {
+		return 0, errors.New("write to a closed blob writer")
+	}
+	total := len(p)
+	for len(p) > 0 {
+		if err := b.failed.Load(); err != nil {
+			return total - len(p), *err
+		}
+		m := b.member()
+		n := min(len(p), memberSize-len(m.plain))
+		m.plain = append(m.plain, p[:n]...)
+		p = p[n:]
+		b.plainSize += int64(n)
+		if len(m.plain) == memberSize {
+			b.submit()
+		}
+	}
+	return total, nil
+}
+
+// member is the one being filled.
+func (b *BlobWriter) member() *blobMember {
+	if b.cur == nil {
+		select {
+		case b.cur = <-b.free:
+			b.cur.plain = b.cur.plain[:0]
+		default:
+			b.cur = &blobMember{plain: make([]byte, 0, memberSize), ready: make(chan struct{}, 2)}
+		}
+	}
+	return b.cur
+}
+
+// submit hands the member on.
+func (b *BlobWriter) submit() {
+	m := b.cur
+	b.cur = nil
+	b.order <- m
+	b.toHash <- m
+	b.work <- m
+}
+
+// Close finishes the blob; the writer below stays open. A second call gives the
+// same answer.
+func (b *BlobWriter) Close() error {
+	if b.closed {
+		return b.err
+	}
+	b.closed = true
+	if b.cur != nil || b.plainSize == 0 && b.c != CompressNone {
+		b.member()
+		b.submit()
+	}
+	close(b.work)
+	close(b.toHash)
+	close(b.order)
+	b.done.Wait()
+	if err := b.failed.Load(); err != nil {
+		b.err = *err
+		return b.err
+	}
+	ix := &b.ix
+	ix.kind = map[Compression]blobKind{CompressNone: blobRaw, CompressGzip: blobGzip, CompressZstd: blobZstd}[b.c]
+	ix.plainSize, ix.storedSize, ix.dataSize = b.plainSize, b.sum.n, b.sum.n
+	ix.digest, ix.states = b.sum.sum(), b.sum.states
+	ix.dataDigest, ix.diffID = ix.digest, ix.digest
+	if b.diffID != nil {
+		b.diffID.Sum(ix.diffID[:0])
+	}
+	return nil
+}
+
+// Result describes the blob. It is an error before Close, or if Close failed.
+func (b *BlobWriter) Result() (BlobResult, error) {
+	if !b.closed || b.err != nil {
+		return BlobResult{}, errors.Join(errors.New("the blob is not complete"), b.err)
+	}
+	var index bytes.Buffer
+	if err := b.ix.encode(&index); err != nil {
+		return BlobResult{}, err
+	}
+	return BlobResult{
+		Digest: sha256Digest(b.ix.digest), DiffID: sha256Digest(b.ix.diffID),
+		Size: b.ix.storedSize, PlainSize: b.ix.plainSize, Index: index.Bytes(),
+	}, nil
+}
+
+// fail keeps the first error.
+func (b *BlobWriter) fail(err error) {
+	err = fmt.Errorf("write layer: %w", err)
+	b.failed.CompareAndSwap(nil, &err)
+}
+
+// hash computes the diffID.
+func (b *BlobWriter) hash() {
+	for m := range b.toHash {
+		if b.diffID != nil {
+			_, _ = b.diffID.Write(m.plain) // never fails: see hash.Hash
+		}
+		m.ready <- struct{}{}
+	}
+}
+
+// output writes members in their order.
+func (b *BlobWriter) output() {
+	out := int64(0)
+	for m := range b.order {
+		<-m.ready
+		<-m.ready
+		if b.failed.Load() == nil {
+			if err := b.put(m, out); err != nil {
+				b.fail(err)
+			}
+			out += int64(len(m.plain))
+		}
+		select {
+		case b.free <- m:
+		default:
+		}
+	}
+}
+
+// put writes one member, which holds the plain stream from out on.
+func (b *BlobWriter) put(m *blobMember, out int64) error {
+	if b.c != CompressNone && len(m.plain) > 0 {
+		s := span{in: b.sum.n * 8, out: out}
+		if b.c == CompressZstd {
+			s.data = int64(len(m.out))
+		}
+		b.ix.addSpan(s)
+	}
+	if _, err := b.sum.Write(m.out); err != nil {
+		return err
+	}
+	_, err := b.w.Write(m.out)
+	return err
+}

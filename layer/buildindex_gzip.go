@@ -1,0 +1,183 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/umoci-mount/umoci-mount/layer/inflate"
+)
+
+// How far resume points of a gzip layer are apart. docs/blob-index-format.md has
+// what these cost and give.
+const (
+	gzipSpanStored = 512 << 10 // stored bytes
+	gzipSpanPlain  = 4 << 20   // plain bytes, where few stored ones hold many
+	// At the beginning of a member a point costs no window: half the distance will do.
+	gzipMemberStored = gzipSpanStored / 2
+	gzipMemberPlain  = gzipSpanPlain / 2
+)
+
+// gzipIndexer decodes a gzip layer and records resume points.
+type gzipIndexer struct {
+	p   *indexPass
+	g   inflate.Gzip
+	cur *storedBuf // what g.In is in; nil before the first piece
+
+	start   span // of the span being decoded
+	window  inflate.Window
+	state   []byte // of the decoder at start
+	pending bool   // start is not recorded yet: window is still being tracked
+}
+
+func newGzipIndexer(p *indexPass) *gzipIndexer {
+	p.ix.kind = blobGzip
+	x := &gzipIndexer{p: p}
+	x.g.Fill = x.fill
+	x.g.StopAtMember = true
+	x.g.Start(true)
+	return x
+}
+
+// fill gives g the next piece.
+func (x *gzipIndexer) fill(in *inflate.Input) error {
+	b, err := x.p.nextStored()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			in.EOF = true
+			return nil
+		}
+		return err
+	}
+	rest := in.Buf[in.Pos:in.End]
+	if len(rest) > storedHead {
+		return fmt.Errorf("%d bytes of input are not enough", len(rest))
+	}
+	in.Pos, in.End = storedHead-len(rest), b.end
+	copy(b.data[in.Pos:], rest)
+	in.Buf = b.data[:]
+	x.p.recycle(x.cur)
+	x.cur = b
+	return nil
+}
+
+// bit is the position of the next bit in the file, in bits.
+func (x *gzipIndexer) bit() int64 {
+	if x.cur == nil {
+		return 0
+	}
+	return (x.cur.at+int64(x.g.In.Pos-storedHead))*8 - int64(x.g.Pending())
+}
+
+// decode decodes the layer.
+func (x *gzipIndexer) decode() error {
+	defer func() { x.p.recycle(x.cur) }()
+	x.p.ix.addSpan(x.start)
+	var history []byte
+	for {
+		b, err := x.p.nextPlain(inflate.WindowSize + plainChunk + inflate.OutSlack)
+		if err != nil {
+			return err
+		}
+		b.from = copy(b.data, history)
+		o := inflate.Output{Dst: b.data, Out: b.from, Limit: b.from + plainChunk, Origin: x.p.plainAt - int64(b.from)}
+		for err == nil && o.Out < o.Limit {
+			err = x.g.Decode(&o)
+			b.to = o.Out
+			if err == nil {
+				err = x.cut(&o)
+			}
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		x.p.flush()
+		if err != nil {
+			return x.finish()
+		}
+		history = b.data[max(b.to-inflate.WindowSize, 0):b.to]
+	}
+}
+
+// cut begins a new span where the decoder is, if the present one is long enough.
+func (x *gzipIndexer) cut(o *inflate.Output) error {
+	at, bit := o.Origin+int64(o.Out), x.bit()
+	if x.pending && at-x.start.out >= inflate.WindowSize {
+		if err := x.record(); err != nil {
+			return err
+		}
+	}
+	stored, plain := (bit-x.start.in)/8, at-x.start.out
+	inMember := x.g.InMember()
+	switch {
+	case plain == 0:
+		return nil
+	case inMember && stored < gzipSpanStored && plain < gzipSpanPlain:
+		return nil
+	case !inMember && stored < gzipMemberStored && plain < gzipMemberPlain:
+		return nil
+	}
+	if x.pending {
+		if err := x.record(); err != nil {
+			return err
+		}
+	}
+	x.start = span{in: bit, out: at}
+	if !inMember {
+		x.p.ix.addSpan(x.start)
+		return nil
+	}
+	have := o.Dst[max(o.Out-inflate.WindowSize, 0):o.Out]
+	gap := inflate.WindowSize - len(have)
+	clear(x.window.Bytes[:gap])
+	copy(x.window.Bytes[gap:], have)
+	x.state = x.g.AppendState(x.state[:0])
+	x.g.Track(&x.window, at)
+	x.pending = true
+	return nil
+}
+
+// record adds the pending span with its state and window.
+func (x *gzipIndexer) record() error {
+	x.g.Untrack()
+	x.pending = false
+	enc, err := windowEncoder()
+	if err != nil {
+		return fmt.Errorf("pack window: %w", err)
+	}
+	ix := x.p.ix
+	x.start.data = int64(len(ix.resume))
+	ix.resume = append(ix.resume, x.state...)
+	if w := x.window.Sparse(); len(w) > 0 {
+		ix.resume = enc.EncodeAll(w, ix.resume)
+	}
+	data := ix.resume[x.start.data:]
+	x.start.size, x.start.crc = uint32(len(data)), crc32.Checksum(data, castagnoli)
+	ix.addSpan(x.start)
+	return nil
+}
+
+// finish ends the last span, or drops it where it is empty.
+func (x *gzipIndexer) finish() error {
+	ix := x.p.ix
+	if x.start.out == x.p.plainAt {
+		if !x.pending {
+			ix.spans = ix.spans[:len(ix.spans)-spanSize]
+		}
+		return nil
+	}
+	if x.pending {
+		return x.record()
+	}
+	return nil
+}
+
+// windowEncoder packs windows. It is shared: EncodeAll is safe for concurrent use.
+var windowEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false),
+		zstd.WithWindowSize(inflate.WindowSize), zstd.WithLowerEncoderMem(true))
+})
