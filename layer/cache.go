@@ -156,11 +156,12 @@ func (c *Cache) LayerPaths(ctx context.Context, src Source) (_ []string, err err
 // missing reports whether err, of a file of the cache, only says that it must be
 // made; the log is told why.
 func (c *Cache) missing(path string, err error) bool {
+	var changed *CorruptError // a side file
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return true
 	case errors.Is(err, ErrMagic), errors.Is(err, ErrVersion), errors.Is(err, ErrChecksum),
-		errors.Is(err, ErrCorrupt), errors.Is(err, errUntrusted):
+		errors.Is(err, ErrCorrupt), errors.Is(err, errUntrusted), errors.As(err, &changed):
 		c.log.Warn("rebuild cache file", "file", path, "reason", err)
 		return true
 	}

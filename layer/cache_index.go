@@ -88,7 +88,7 @@ func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress) (er
 // ready reports whether the cache has all of a layer, for the diffID that is
 // claimed for it.
 func (c *Cache) ready(src Source) (bool, error) {
-	if err := c.checkIndex(src.Digest); err != nil {
+	if err := c.checkIndex(src); err != nil {
 		if c.missing(indexPath(src.Digest), err) {
 			return false, nil
 		}
@@ -104,19 +104,40 @@ func (c *Cache) ready(src Source) (bool, error) {
 }
 
 // checkIndex reads a blob's index and looks for its side file.
-func (c *Cache) checkIndex(d digest.Digest) error {
-	b, err := c.mapFile(indexPath(d))
+func (c *Cache) checkIndex(src Source) error {
+	b, err := c.mapFile(indexPath(src.Digest))
 	if err != nil {
 		return err
 	}
-	ix, err := decodeBlobIndex(b)
+	ix, err := decodeIndexOf(b, src)
 	if err == nil && ix.usesSide() {
-		var side *os.File
-		if side, _, err = c.open(sidePath(d)); err == nil {
-			err = side.Close()
-		}
+		err = c.checkSide(src.Digest, ix.dataSize)
 	}
 	return errors.Join(err, sys.Unmap(b))
+}
+
+func (c *Cache) checkSide(d digest.Digest, size int64) error {
+	f, fi, err := c.open(sidePath(d))
+	if err != nil {
+		return err
+	}
+	if fi.Size() != size {
+		err = fmt.Errorf("%w: side file of %d bytes, indexed were %d", ErrCorrupt, fi.Size(), size)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// decodeIndexOf decodes an index, which must be of src: of its blob, and found to
+// have the diffID that is claimed for it now.
+func decodeIndexOf(b []byte, src Source) (*blobIndex, error) {
+	ix, err := decodeBlobIndex(b)
+	if err != nil {
+		return nil, err
+	}
+	if !ix.describes(src) {
+		return nil, fmt.Errorf("%w: index of another layer", ErrCorrupt)
+	}
+	return ix, nil
 }
 
 // withTOC calls fn with a layer's table of contents, valid during the call.
@@ -185,7 +206,7 @@ func (c *Cache) PutIndex(res BlobResult, tocBytes []byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("keep table of contents of %s: %w", res.Digest, err)
 	}
-	if _, err := decodeBlobIndex(res.Index); err != nil {
+	if _, err := decodeIndexOf(res.Index, Source{Digest: res.Digest, DiffID: res.DiffID, Size: res.Size}); err != nil {
 		return fmt.Errorf("keep index of %s: %w", res.Digest, err)
 	}
 	unlock, err := c.lockBlob(context.Background(), res.Digest)
@@ -234,7 +255,7 @@ func (c *Cache) openIndexed(h *heldSource, spans *spanCache) (*openedBlob, error
 // openMapped gives openBlob the file that the index in b is about: the blob,
 // which it takes over, or the side file. The blob then stays held.
 func (c *Cache) openMapped(h *heldSource, b []byte, spans *spanCache) (Blob, error) {
-	ix, err := decodeBlobIndex(b)
+	ix, err := decodeIndexOf(b, h.src)
 	if err != nil {
 		return nil, err
 	}
