@@ -176,7 +176,7 @@ func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackRe
 }
 
 // createdBy is what the history says made a layer, where nothing else is asked for.
-const createdBy = "umoci-mount repack"
+const createdBy = "umoci repack"
 
 func (w *layerWriting) history(empty bool) ispec.History {
 	o := w.opt.History
