@@ -1,0 +1,86 @@
+# umoci-mount: `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+GO ?= go
+GOTESTFLAGS ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
+UMOCI_SYMLINK ?=
+FUZZTIME ?= 30s
+BENCHTIME ?= 1s
+IMAGES ?= $(or $(UMOCI_MOUNT_TESTDATA),/var/tmp/umoci-mount-images)
+
+VERSION := $(shell git describe --tags --dirty 2>/dev/null || cat VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN := bin/umoci-mount
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+bindir := $(DESTDIR)$(PREFIX)/bin
+mandir := $(DESTDIR)$(PREFIX)/share/man/man1
+bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+.PHONY: help build docs test test-race images e2e demo install bench fuzz lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), BENCHTIME (bench),"
+	@echo "             IMAGES (where e2e keeps its images), GOTESTFLAGS (test)"
+
+build: ## build bin/umoci-mount, statically
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/umoci-mount
+
+docs: build ## write man pages and completions to build/
+	rm -rf build/man build/completions
+	mkdir -p build/man build/completions
+	$(GO) run -tags man ./cmd/umoci-mount build/man
+	for shell in bash zsh fish; do $(BIN) completion $$shell > build/completions/$$shell; done
+
+test: ## run the tests (as root for all of them; the rest skip with a reason)
+	$(GO) test $(GOTESTFLAGS) ./...
+
+test-race: ## run the tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race $(GOTESTFLAGS) ./...
+
+images: build ## make the real images of the end-to-end tests (root, needs a Debian mirror)
+	tests/images/mkall.sh $(IMAGES)
+
+e2e: images ## run the whole loop on real Debian images (root)
+	UMOCI_MOUNT_E2E=1 UMOCI_MOUNT_TESTDATA=$(IMAGES) $(GO) test -v -count=1 -timeout 25m -run '^TestReal' ./tests
+
+demo: ## show the loop: mount, run under runc, edit, diff, repack (root)
+	scripts/demo.sh
+
+install: build docs ## install binary, man pages and completions below DESTDIR/PREFIX
+	install -D -m 0755 $(BIN) $(bindir)/umoci-mount
+	install -d $(mandir)
+	install -m 0644 build/man/*.1 $(mandir)/
+	install -D -m 0644 build/completions/bash $(bashdir)/umoci-mount
+	install -D -m 0644 build/completions/zsh $(zshdir)/_umoci-mount
+	install -D -m 0644 build/completions/fish $(fishdir)/umoci-mount.fish
+	if [ -n "$(UMOCI_SYMLINK)" ]; then ln -sfn umoci-mount $(bindir)/umoci; fi
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+fuzz: ## run each fuzz target for FUZZTIME
+	grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file func; do \
+		echo "== $${func#func } ($${file%/*})"; \
+		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
+	done
+
+lint: ## gofmt, go vet, staticcheck, govulncheck
+	unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags man ./cmd/umoci-mount
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(GOVULNCHECK) ./...
+
+clean: ## remove what the targets here build
+	rm -rf bin build

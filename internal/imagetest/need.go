@@ -1,0 +1,59 @@
+package imagetest
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// RequireAll is the variable that makes a missing need a failure in place of a
+// skip, where everything is supposed to be there.
+const RequireAll = "UMOCI_MOUNT_REQUIRE_ALL"
+
+// NeedRoot skips the test where it does not run as root.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		lack(t, "needs root")
+	}
+}
+
+// NeedFuse skips the test where /dev/fuse cannot be opened.
+func NeedFuse(t testing.TB) {
+	t.Helper()
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		lack(t, "needs FUSE: "+err.Error())
+		return
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// packages that hold the tools, where the name is another.
+var packages = map[string]string{
+	"busybox": "busybox-static", "fusermount3": "fuse3", "gomtree": "golang-github-vbatts-go-mtree", "mkfs.ext4": "e2fsprogs",
+}
+
+// NeedTools skips the test where one of the programs is missing.
+func NeedTools(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			pkg := packages[name]
+			if pkg == "" {
+				pkg = name
+			}
+			lack(t, "needs "+name+": apt-get install "+pkg)
+		}
+	}
+}
+
+func lack(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv(RequireAll) != "" {
+		t.Fatalf("%s (%s is set)", why, RequireAll)
+	}
+	t.Skip(why)
+}
