@@ -39,7 +39,7 @@ build: ## build bin/umoci-mount, statically
 docs: build ## write man pages and completions to build/
 	rm -rf build/man build/completions
 	mkdir -p build/man build/completions
-	$(GO) run -tags man ./cmd/umoci-mount build/man
+	$(GO) run -tags man -ldflags '$(LDFLAGS)' ./cmd/umoci-mount build/man
 	for shell in bash zsh fish; do $(BIN) completion $$shell > build/completions/$$shell; done
 
 test: ## run the tests (as root for all of them; the rest skip with a reason)

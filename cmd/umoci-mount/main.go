@@ -1,3 +1,5 @@
+//go:build !man
+
 // Command umoci-mount mounts OCI images as the writable root file systems of
 // runtime bundles, and makes new layers of what changed in them.
 package main
