@@ -29,10 +29,12 @@ const (
 
 // Layer is one layer of an image to make.
 type Layer struct {
-	Text      string // see the package comment
-	Tar       []byte // the plain stream itself, in place of Text
-	Compress  string // "" is Gzip
-	MediaType string // "" follows Compress
+	Text      string        // see the package comment
+	Tar       []byte        // the plain stream itself, in place of Text
+	Compress  string        // "" is Gzip
+	MediaType string        // "" follows Compress
+	Stored    []byte        // the blob as it is to lie in the layout, whatever the stream is
+	DiffID    digest.Digest // "" is the stream's
 }
 
 // Image is an image to make.
@@ -97,7 +99,11 @@ func writeImage(dir string, img Image) (ispec.Descriptor, error) {
 			return ispec.Descriptor{}, err
 		}
 		manifest.Layers = append(manifest.Layers, desc)
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
+		diffID := l.DiffID
+		if diffID == "" {
+			diffID = digest.FromBytes(plain)
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
 		config.History = append(config.History, ispec.History{Created: &created, CreatedBy: "imagetest"})
 	}
 	var err error
@@ -158,6 +164,9 @@ func (l Layer) store(plain []byte) (stored []byte, mediaType string, err error) 
 	}
 	if l.MediaType != "" {
 		mediaType = l.MediaType
+	}
+	if l.Stored != nil {
+		stored = l.Stored
 	}
 	return stored, mediaType, err
 }

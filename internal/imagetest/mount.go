@@ -237,7 +237,13 @@ func (b *Bundle) Log() string {
 // test ends, also when that does not work the usual way.
 func (e *Env) Mount(t testing.TB, image string, flags ...string) *Bundle {
 	t.Helper()
-	b := &Bundle{env: e, Path: filepath.Join(t.TempDir(), "bundle")}
+	return e.MountAt(t, filepath.Join(t.TempDir(), "bundle"), image, flags...)
+}
+
+// MountAt is Mount for a bundle at a path.
+func (e *Env) MountAt(t testing.TB, path, image string, flags ...string) *Bundle {
+	t.Helper()
+	b := &Bundle{env: e, Path: path}
 	e.cleanMounts(t, b.Path)
 	e.Must(t, append(append([]string{"mount", "--image", image}, flags...), b.Path)...)
 	return b

@@ -88,9 +88,9 @@ func (e *editor) try(op int) error {
 	}
 	switch op {
 	case 0, 1:
-		return os.WriteFile(to, e.data(), 0o644)
+		return e.write(to)
 	case 2:
-		return os.WriteFile(file, e.data(), 0o644)
+		return e.write(file)
 	case 3:
 		return e.append(file)
 	case 4:
@@ -124,6 +124,16 @@ func (e *editor) try(op int) error {
 	default:
 		return e.copyOver(file)
 	}
+}
+
+// write makes or overwrites a file. On a fifo it does not wait for a reader.
+func (e *editor) write(p string) error {
+	f, err := os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NONBLOCK, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(e.data())
+	return errors.Join(err, f.Close())
 }
 
 func (e *editor) append(p string) error {

@@ -1,0 +1,503 @@
+package tests
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+)
+
+// Exit codes, as docs/cli.md has them.
+const (
+	codeUsage      = 2
+	codeNotFound   = 3
+	codeImage      = 4
+	codeState      = 5
+	codeBusy       = 6
+	codeMachine    = 7
+	codePermission = 8
+	codeSpace      = 9
+)
+
+// badCase is a command that has to fail. In args, LAYOUT and BUNDLE stand for
+// paths in the case's directory.
+type badCase struct {
+	name    string
+	image   imagetest.Image // its tag is good unless the case says otherwise
+	prepare func(t *testing.T, dir string)
+	args    []string
+	env     []string
+	run     []string // what runs the program: "unshare", "-m", …
+	code    int
+	says    []string // parts of the message
+}
+
+var smallLayer = []imagetest.Layer{{Text: "dir . 0755\nfile a 0644 \"content\"\ndir d 0755\nfile d/f 0644 @300000\n"}}
+
+var mountArgs = []string{"mount", "--image", "LAYOUT:good", "BUNDLE"}
+
+func layoutOf(dir string) string { return filepath.Join(dir, "layout") }
+func bundleOf(dir string) string { return filepath.Join(dir, "bundle") }
+
+func TestBadCommandLine(t *testing.T) {
+	runBad(t, []badCase{
+		{name: "unknown command", args: []string{"moutn"}, code: codeUsage, says: []string{"moutn"}},
+		{name: "unknown flag", args: []string{"mount", "--imgae", "x", "BUNDLE"}, code: codeUsage, says: []string{"--imgae"}},
+		{name: "no bundle", args: []string{"mount", "--image", "LAYOUT:good"}, code: codeUsage, says: []string{"BUNDLE"}},
+		{name: "two bundles", args: append(mountArgs[:4:4], "other"), code: codeUsage, says: []string{"BUNDLE"}},
+		{name: "empty bundle", args: []string{"mount", "--image", "LAYOUT:good", ""}, code: codeUsage, says: []string{"BUNDLE"}},
+		{name: "tag against the grammar", args: []string{"mount", "--image", "LAYOUT:-x", "BUNDLE"}, code: codeUsage, says: []string{"-x"}},
+		{name: "empty image", args: []string{"mount", "--image", ":tag", "BUNDLE"}, code: codeUsage},
+		{name: "fresh without an image", args: []string{"mount", "--fresh", "BUNDLE"}, code: codeUsage, says: []string{"--image"}},
+		{name: "malformed id map", args: append([]string{"mount", "--uid-map", "0:x:1"}, mountArgs[1:]...), code: codeUsage, says: []string{"0:x:1"}},
+		{name: "repack without an image", args: []string{"repack", "BUNDLE"}, code: codeUsage, says: []string{"--image"}},
+		{name: "repack to a tag against the grammar", args: []string{"repack", "--image", "LAYOUT:a b", "BUNDLE"}, code: codeUsage},
+		{
+			name: "unknown compression", args: []string{"repack", "--image", "LAYOUT:x", "--compress", "lzma", "BUNDLE"},
+			code: codeUsage, says: []string{"lzma", "zstd"},
+		},
+		{
+			name: "history and no history", args: []string{"repack", "--image", "LAYOUT:x", "--no-history", "--history.author", "me", "BUNDLE"},
+			code: codeUsage, says: []string{"--no-history"},
+		},
+		{
+			name: "malformed time", args: []string{"repack", "--image", "LAYOUT:x", "--history.created", "yesterday", "BUNDLE"},
+			code: codeUsage, says: []string{"yesterday"},
+		},
+		{
+			name: "malformed epoch", args: []string{"repack", "--image", "LAYOUT:x", "BUNDLE"}, env: []string{"SOURCE_DATE_EPOCH=noon"},
+			code: codeUsage, says: []string{"SOURCE_DATE_EPOCH", "noon"},
+		},
+		{name: "unknown log level", args: append([]string{"--log", "loud"}, mountArgs...), code: codeUsage, says: []string{"loud"}},
+	})
+}
+
+func TestBadReference(t *testing.T) {
+	remove := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(layoutOf(dir), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	runBad(t, []badCase{
+		{name: "no such layout", args: []string{"mount", "--image", "LAYOUT-missing:good", "BUNDLE"}, code: codeNotFound, says: []string{"layout-missing"}},
+		{name: "no image named for a new bundle", args: []string{"mount", "BUNDLE"}, code: codeNotFound, says: []string{"no image"}},
+		{name: "directory that is no layout", prepare: remove("oci-layout"), args: mountArgs, code: codeNotFound, says: []string{"layout"}},
+		{name: "layout without an index", prepare: remove("index.json"), args: mountArgs, code: codeNotFound, says: []string{"index.json"}},
+		{name: "tag that is not there", args: []string{"mount", "--image", "LAYOUT:entirely-else", "BUNDLE"}, code: codeNotFound, says: []string{"entirely-else"}},
+		{name: "tag with a typo", args: []string{"mount", "--image", "LAYOUT:godo", "BUNDLE"}, code: codeNotFound, says: []string{"godo", "good"}},
+		{
+			name: "tag that two images have", args: mountArgs, code: codeNotFound, says: []string{"good", "ambiguous"},
+			prepare: func(t *testing.T, dir string) {
+				editIndex(t, dir, func(ix *ispec.Index) {
+					second := ix.Manifests[0]
+					second.Digest, second.Size = writeBlob(t, dir, []byte(`{"schemaVersion":2,"layers":[]}`))
+					ix.Manifests = append(ix.Manifests, second)
+				})
+			},
+		},
+	})
+}
+
+// editIndex rewrites the index of a case's layout.
+func editIndex(t *testing.T, dir string, change func(*ispec.Index)) {
+	t.Helper()
+	name := filepath.Join(layoutOf(dir), ispec.ImageIndexFile)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ix ispec.Index
+	if err := json.Unmarshal(b, &ix); err != nil {
+		t.Fatal(err)
+	}
+	change(&ix)
+	if b, err = json.Marshal(ix); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeBlob(t *testing.T, dir string, b []byte) (digest.Digest, int64) {
+	t.Helper()
+	d := digest.FromBytes(b)
+	if err := os.WriteFile(imagetest.BlobPath(layoutOf(dir), d), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return d, int64(len(b))
+}
+
+// damage changes a blob of the case's image in place: "manifest", "config" or
+// "layer".
+func damage(what string, change func([]byte) []byte) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		desc, m, _ := imagetest.Manifest(t, layoutOf(dir), "good")
+		d := map[string]digest.Digest{"manifest": desc.Digest, "config": m.Config.Digest, "layer": m.Layers[0].Digest}[what]
+		name := imagetest.BlobPath(layoutOf(dir), d)
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if b = change(b); b == nil {
+			return
+		}
+		if err := os.WriteFile(name, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func flip(at int) func([]byte) []byte {
+	return func(b []byte) []byte {
+		if at < 0 {
+			at += len(b)
+		}
+		b[at] ^= 0x40
+		return b
+	}
+}
+
+func cut(b []byte) []byte   { return b[:len(b)/2] }
+func gone([]byte) []byte    { return nil }
+func more(b []byte) []byte  { return append(b, "more"...) }
+func tarOf(s string) []byte { return bytes.Repeat([]byte(s), 512) }
+func layers(l ...imagetest.Layer) imagetest.Image {
+	return imagetest.Image{Layers: l}
+}
+
+func gzipped(b []byte) []byte {
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	_, _ = w.Write(b) // to memory: never fails
+	_ = w.Close()
+	return buf.Bytes()
+}
+
+func TestDamagedImage(t *testing.T) {
+	text := smallLayer[0].Text
+	cases := []badCase{
+		{name: "manifest with a flipped bit", prepare: damage("manifest", flip(5))},
+		{name: "truncated manifest", prepare: damage("manifest", cut)},
+		{name: "missing manifest", prepare: damage("manifest", gone)},
+		{name: "config with a flipped bit", prepare: damage("config", flip(9))},
+		{name: "missing config", prepare: damage("config", gone)},
+		{name: "layer with a flipped bit in its head", prepare: damage("layer", flip(2))},
+		{name: "layer with a flipped bit in its middle", prepare: damage("layer", flip(150_000))},
+		{name: "layer with a flipped bit at its end", prepare: damage("layer", flip(-2))},
+		{name: "truncated layer", prepare: damage("layer", cut)},
+		{name: "layer with bytes after its end", prepare: damage("layer", more)},
+		{name: "empty layer blob", prepare: damage("layer", func([]byte) []byte { return []byte{} })},
+		{name: "missing layer", prepare: damage("layer", gone)},
+		{
+			name: "unknown layer media type", image: layers(imagetest.Layer{Text: text, MediaType: "application/x-unknown"}),
+			says: []string{"application/x-unknown"},
+		},
+		{
+			name: "unknown compression of a layer", image: layers(imagetest.Layer{Text: text, MediaType: ispec.MediaTypeImageLayer + "+bzip2"}),
+			says: []string{"bzip2"},
+		},
+		{
+			name: "tag of something that is no image", says: []string{"application/x-thing"},
+			prepare: func(t *testing.T, dir string) {
+				editIndex(t, dir, func(ix *ispec.Index) { ix.Manifests[0].MediaType = "application/x-thing" })
+			},
+		},
+		{
+			name: "diffID of another stream", image: layers(imagetest.Layer{Text: text, DiffID: digest.FromString("else")}),
+			says: []string{digest.FromString("else").Encoded()[:12]},
+		},
+		{name: "layer that is no tar", image: layers(imagetest.Layer{Tar: tarOf("not a tar")})},
+		{name: "gzip layer that is no gzip", image: layers(imagetest.Layer{Text: text, Stored: []byte("plain text, no gzip")})},
+		{name: "gzip layer that ends early", image: layers(imagetest.Layer{Text: text, Stored: cut(gzipped([]byte(text)))})},
+		{name: "zstd layer that is no zstd", image: layers(imagetest.Layer{Text: text, Compress: imagetest.Zstd, Stored: []byte("plain text, no zstd")})},
+		{name: "user that the image does not know", image: imagetest.Image{Layers: smallLayer, Config: ispec.ImageConfig{User: "nobody-here"}}, says: []string{"nobody-here"}},
+	}
+	for i := range cases {
+		cases[i].args, cases[i].code = mountArgs, codeImage
+	}
+	runBad(t, cases)
+}
+
+func TestBadBundle(t *testing.T) {
+	makeFile := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			file := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte("{}"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	mounted := func(t *testing.T, dir string) {
+		imagetest.NeedFuse(t)
+		env.MountAt(t, bundleOf(dir), layoutOf(dir)+":good")
+	}
+	changed := func(t *testing.T, dir string) {
+		mounted(t, dir)
+		if err := os.WriteFile(filepath.Join(bundleOf(dir), "rootfs", "changed"), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		env.Must(t, "umount", bundleOf(dir))
+	}
+	runBad(t, []badCase{
+		{name: "directory with another tool's config.json", prepare: makeFile("bundle/config.json"), args: mountArgs, code: codeState, says: []string{"config.json"}},
+		{name: "directory with a rootfs", prepare: makeFile("bundle/rootfs/file"), args: mountArgs, code: codeState, says: []string{"rootfs"}},
+		{name: "file in place of the bundle", prepare: makeFile("bundle"), args: mountArgs, code: codeState, says: []string{"bundle"}},
+		{name: "bundle that is mounted", prepare: mounted, args: mountArgs, code: codeState, says: []string{"already mounted"}},
+		{name: "mountpoint with another mount", prepare: func(t *testing.T, dir string) {
+			changed(t, dir)
+			mountTmpfs(t, filepath.Join(bundleOf(dir), "rootfs"), "tmpfs", "")
+		}, args: mountArgs, code: codeBusy, says: []string{"rootfs"}},
+		{name: "unmount of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"umount", "BUNDLE"}, code: codeNotFound, says: []string{"not a umoci-mount bundle"}},
+		{name: "unmount of nothing", args: []string{"umount", "BUNDLE"}, code: codeNotFound, says: []string{"bundle"}},
+		{name: "unmount of what is not mounted", prepare: changed, args: []string{"umount", "BUNDLE"}, code: codeState, says: []string{"not mounted"}},
+		{name: "diff of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"diff", "BUNDLE"}, code: codeNotFound},
+		{name: "repack of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: codeNotFound},
+		{name: "repack of nothing", args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: codeNotFound},
+		{name: "repack onto another layout", prepare: func(t *testing.T, dir string) {
+			changed(t, dir)
+			if err := imagetest.WriteLayout(filepath.Join(dir, "other"), imagetest.Image{Tag: "x"}); err != nil {
+				t.Fatal(err)
+			}
+		}, args: []string{"repack", "--image", "DIR/other:new", "BUNDLE"}, code: codeState, says: []string{"layout"}},
+		{name: "repack onto no layout", prepare: changed, args: []string{"repack", "--image", "DIR/missing:new", "BUNDLE"}, code: codeNotFound, says: []string{"missing"}},
+		{name: "another image on a bundle with changes", prepare: func(t *testing.T, dir string) {
+			changed(t, dir)
+			if err := os.RemoveAll(layoutOf(dir)); err != nil {
+				t.Fatal(err)
+			}
+			err := imagetest.WriteLayout(layoutOf(dir), imagetest.Image{Tag: "good", Layers: append(smallLayer[:1:1], smallLayer...)})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, args: mountArgs, code: codeState, says: []string{"--fresh"}},
+		{name: "state of a newer version", prepare: func(t *testing.T, dir string) {
+			changed(t, dir)
+			name := filepath.Join(bundleOf(dir), ".umoci-mount", "state.json")
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(name, bytes.Replace(b, []byte(`"version": 1`), []byte(`"version": 99`), 1), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, args: []string{"mount", "BUNDLE"}, code: codeNotFound, says: []string{"version"}},
+	})
+}
+
+// mountTmpfs mounts an empty file system, until the test ends.
+func mountTmpfs(t *testing.T, dir, fstype, options string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", dir, fstype, 0, options); err != nil {
+		t.Fatalf("mount %s: %v", fstype, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+}
+
+func TestBadMachine(t *testing.T) {
+	asNobody := []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
+	in := func(script string, then ...string) []string {
+		return append([]string{"unshare", "-m", "--propagation", "private", "sh", "-ec", script + `; exec "$@"`, "sh"}, then...)
+	}
+	open := func(t *testing.T, dir string) {
+		if err := os.MkdirAll(filepath.Join(dir, "home"), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{dir, filepath.Join(dir, "home")} {
+			if err := os.Chmod(name, 0o777); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	userArgs := []string{"mount", "--cache-dir", "DIR/home/cache", "--image", "LAYOUT:good", "BUNDLE"}
+	runBad(t, []badCase{
+		{
+			name: "no fuse device", args: mountArgs, code: codeMachine, says: []string{"/dev/fuse"},
+			run: in("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3"),
+		},
+		{
+			name: "no fuse device for a plain user", prepare: open, args: userArgs, code: codeMachine, says: []string{"/dev/fuse"},
+			run: in("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3", asNobody...),
+		},
+		{
+			name: "no fusermount3 for a plain user", prepare: open, args: userArgs, code: codeMachine, says: []string{"fusermount3", "fuse3"},
+			run: in("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/fuse c 10 229; for f in fusermount3 fusermount; do p=$(command -v $f) && mount --bind /dev/null $p; done; true", asNobody...),
+		},
+		{
+			name: "upper on a file system without attributes", args: mountArgs, code: codeMachine, says: []string{"xattr"},
+			prepare: func(t *testing.T, dir string) { mountTmpfs(t, bundleOf(dir), "ramfs", "") },
+		},
+		{
+			name: "bundle on a read-only file system", code: codeSpace, says: []string{"read-only"},
+			args:    []string{"mount", "--image", "LAYOUT:good", "DIR/ro/bundle"},
+			prepare: func(t *testing.T, dir string) { mountTmpfs(t, filepath.Join(dir, "ro"), "tmpfs", "ro") },
+		},
+		{
+			name: "bundle on a full disk", code: codeSpace, says: []string{"space"},
+			args: []string{"mount", "--image", "LAYOUT:good", "DIR/full/bundle"},
+			prepare: func(t *testing.T, dir string) {
+				full := filepath.Join(dir, "full")
+				mountTmpfs(t, full, "tmpfs", "size=64k")
+				_ = os.WriteFile(filepath.Join(full, "fill"), make([]byte, 1<<20), 0o644) // fails when it is full
+			},
+		},
+		{
+			name: "bundle in a directory of somebody else", run: asNobody, code: codePermission, says: []string{"bundle"},
+			args: []string{"mount", "--cache-dir", "DIR/home/cache", "--image", "LAYOUT:good", "DIR/closed/bundle"},
+			prepare: func(t *testing.T, dir string) {
+				open(t, dir)
+				if err := os.Mkdir(filepath.Join(dir, "closed"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+		{
+			name: "layout of somebody else", run: asNobody, code: codePermission, says: []string{"layout"}, args: userArgs,
+			prepare: func(t *testing.T, dir string) {
+				open(t, dir)
+				if err := os.Chmod(layoutOf(dir), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+	})
+}
+
+// runBad runs each case: the command has to fail with one line and the right code,
+// and leave all files as they were.
+func runBad(t *testing.T, cases []badCase) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "unshare", "setpriv")
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := worldDir(t)
+			c.image.Tag = "good"
+			if c.image.Layers == nil {
+				c.image.Layers = smallLayer
+			}
+			if err := imagetest.WriteLayout(layoutOf(dir), c.image); err != nil {
+				t.Fatal(err)
+			}
+			if c.prepare != nil {
+				c.prepare(t, dir)
+			}
+			before := snapshot(t, dir)
+			var args []string
+			for _, a := range c.args {
+				a = strings.Replace(a, "LAYOUT", layoutOf(dir), 1)
+				a = strings.Replace(a, "BUNDLE", bundleOf(dir), 1)
+				args = append(args, strings.Replace(a, "DIR", dir, 1))
+			}
+			line := append(append(c.run[:len(c.run):len(c.run)], env.Bin), args...)
+			r := env.Command(t, c.env, line[0], line[1:]...)
+			checkMessage(t, c, r)
+			imagetest.SameTree(t, "files after the failure", before, snapshot(t, dir), imagetest.CompareOptions{
+				IgnoreTime: func(string) bool { return true },
+			})
+		})
+	}
+}
+
+// worldDir is a directory that every user can get into.
+func worldDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name := dir; name != env.Dir; name = filepath.Dir(name) {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, info.Mode()|0o055); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// snapshot is the tree of a case's files; those that only locks are made of are
+// left out.
+func snapshot(t *testing.T, dir string) imagetest.Tree {
+	t.Helper()
+	tree := imagetest.MustReadTree(t, dir)
+	for p, e := range tree {
+		if strings.HasPrefix(p, "home") || e.Size == 0 && strings.Contains(filepath.Base(p), "lock") {
+			delete(tree, p)
+		}
+		if filepath.Base(p) == "log" {
+			e.Sum, e.Size = "", 0
+		}
+		e.Nlink = 0
+	}
+	return tree
+}
+
+func checkMessage(t *testing.T, c badCase, r imagetest.Result) {
+	t.Helper()
+	if r.Code != c.code {
+		t.Errorf("exit code %d, want %d", r.Code, c.code)
+	}
+	if r.Stdout != "" {
+		t.Errorf("it printed %q", r.Stdout)
+	}
+	if strings.Count(r.Stderr, "\n") != 1 || !strings.HasPrefix(r.Stderr, "umoci-mount: ") {
+		t.Errorf("want one line that begins with the program's name, got %d", strings.Count(r.Stderr, "\n"))
+	}
+	if len(r.Stderr) > 600 {
+		t.Errorf("the message has %d bytes", len(r.Stderr))
+	}
+	for _, s := range c.says {
+		if !strings.Contains(r.Stderr, s) {
+			t.Errorf("message does not say %q", s)
+		}
+	}
+	if t.Failed() {
+		t.Logf("stderr: %.1200s", r.Stderr)
+	}
+}
+
+func TestUnmountOfABusyMountNamesItsHolders(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "x", Layers: smallLayer})+":x")
+	sleep := exec.Command("sleep", "1000")
+	sleep.Dir = filepath.Join(b.Rootfs(), "d")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := env.Run(t, "umount", b.Path)
+	if err := sleep.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = sleep.Wait() // killed
+	checkMessage(t, badCase{code: codeBusy, says: []string{"busy", "sleep", "cwd"}}, r)
+	if _, err := os.Stat(filepath.Join(b.Rootfs(), "a")); err != nil {
+		t.Errorf("the mount is not as it was: %v", err)
+	}
+	b.Umount(t)
+}
