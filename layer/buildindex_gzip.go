@@ -15,12 +15,24 @@ import (
 // How far resume points of a gzip layer are apart. docs/blob-index-format.md has
 // what these cost and give.
 const (
-	gzipSpanStored = 512 << 10 // stored bytes
-	gzipSpanPlain  = 4 << 20   // plain bytes, where few stored ones hold many
-	// At the beginning of a member a point costs no window: half the distance will do.
-	gzipMemberStored = gzipSpanStored / 2
-	gzipMemberPlain  = gzipSpanPlain / 2
+	gzipSpanStored = 128 << 10 // stored bytes
+	// Where few stored bytes hold many plain ones, a span is cut after these, and
+	// gzipSpanLeast stored ones; at last after gzipSpanMost plain ones.
+	gzipSpanPlain = 1 << 20
+	gzipSpanLeast = 32 << 10
+	gzipSpanMost  = 4 << 20
+	// gzipStep is how many plain bytes are decoded before the next look at that.
+	gzipStep = 64 << 10
 )
+
+// spanFull reports whether a span of that many bytes is long enough. At the
+// beginning of a member a new one costs no window: half the length will do.
+func spanFull(stored, plain int64, inMember bool) bool {
+	if !inMember {
+		stored, plain = 2*stored, 2*plain
+	}
+	return stored >= gzipSpanStored || plain >= gzipSpanPlain && stored >= gzipSpanLeast || plain >= gzipSpanMost
+}
 
 // gzipIndexer decodes a gzip layer and records resume points.
 type gzipIndexer struct {
@@ -84,8 +96,9 @@ func (x *gzipIndexer) decode() error {
 			return err
 		}
 		b.from = copy(b.data, history)
-		o := inflate.Output{Dst: b.data, Out: b.from, Limit: b.from + plainChunk, Origin: x.p.plainAt - int64(b.from)}
-		for err == nil && o.Out < o.Limit {
+		o := inflate.Output{Dst: b.data, Out: b.from, Origin: x.p.plainAt - int64(b.from)}
+		for end := b.from + plainChunk; err == nil && o.Out < end; {
+			o.Limit = min(o.Out+gzipStep, end)
 			err = x.g.Decode(&o)
 			b.to = o.Out
 			if err == nil {
@@ -111,14 +124,8 @@ func (x *gzipIndexer) cut(o *inflate.Output) error {
 			return err
 		}
 	}
-	stored, plain := (bit-x.start.in)/8, at-x.start.out
 	inMember := x.g.InMember()
-	switch {
-	case plain == 0:
-		return nil
-	case inMember && stored < gzipSpanStored && plain < gzipSpanPlain:
-		return nil
-	case !inMember && stored < gzipMemberStored && plain < gzipMemberPlain:
+	if at == x.start.out || !spanFull((bit-x.start.in)/8, at-x.start.out, inMember) {
 		return nil
 	}
 	if x.pending {
@@ -178,6 +185,6 @@ func (x *gzipIndexer) finish() error {
 
 // windowEncoder packs windows. It is shared: EncodeAll is safe for concurrent use.
 var windowEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false),
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
 		zstd.WithWindowSize(inflate.WindowSize), zstd.WithLowerEncoderMem(true))
 })

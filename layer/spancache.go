@@ -25,7 +25,7 @@ const (
 	// maxFree is how many buffers wait to be used again.
 	maxFree = 2
 	// bufferStep is the grain of the buffers' sizes, in bytes.
-	bufferStep = 256 << 10
+	bufferStep = 64 << 10
 )
 
 // newSpanCache bounds the memory of decoded spans to about maxBytes. The bound

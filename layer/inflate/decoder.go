@@ -281,7 +281,7 @@ func (d *Decoder) dynamic(src []byte) error {
 	const clBits = 7
 	var table [1 << clBits]uint32
 	fill(table[:], &c, clBits, 0,
-		func(sym, codeBits int) uint32 { return uint32(sym)<<8 | uint32(codeBits) },
+		func(sym, codeBits int, _ uint32) uint32 { return uint32(sym)<<8 | uint32(codeBits) },
 		func(int, int) uint32 { return 0 })
 	lens := d.lens[:nlit+ndist]
 	for i := 0; i < len(lens); {

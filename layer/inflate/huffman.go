@@ -85,6 +85,9 @@ func distSymbol(sym int) (entry uint64, extra uint) {
 	return uint64(distBase[sym])<<16 | (1<<extra-1)<<32, extra
 }
 
+// inSubtable stands for a code that is not in the main table.
+const inSubtable = 1 << maxBits
+
 // code is a canonical Huffman code made ready to fill a table.
 type code struct {
 	count  [maxBits + 1]uint16 // codes of each length
@@ -138,11 +141,11 @@ func nextCode(rev uint32, l int) uint32 {
 }
 
 // fill writes the table of c: main is indexed by tableBits bits, what follows it
-// holds the subtables. entry gives a symbol's entry whose code has consumed
+// holds the subtables. entry gives the entry of a symbol whose code rev takes
 // codeBits in this table; sub the entry for a subtable.
 func fill[T uint32 | uint64](
 	table []T, c *code, tableBits int, bad T,
-	entry func(sym, codeBits int) T, sub func(offset, width int) T,
+	entry func(sym, codeBits int, rev uint32) T, sub func(offset, width int) T,
 ) {
 	main := table[:1<<tableBits]
 	if c.n < 2 { // incomplete
@@ -159,7 +162,7 @@ func fill[T uint32 | uint64](
 		}
 		size *= 2
 		for range c.count[l] {
-			main[rev&uint32(size-1)] = entry(int(c.sorted[at]), l)
+			main[rev&uint32(size-1)] = entry(int(c.sorted[at]), l, rev)
 			at++
 			rev = nextCode(rev, l)
 		}
@@ -183,7 +186,7 @@ func fill[T uint32 | uint64](
 // fillSub writes the subtables, from the at-th symbol, whose code is rev.
 func fillSub[T uint32 | uint64](
 	table []T, c *code, tableBits, at int, rev uint32,
-	entry func(sym, codeBits int) T, sub func(offset, width int) T,
+	entry func(sym, codeBits int, rev uint32) T, sub func(offset, width int) T,
 ) {
 	width := c.max - tableBits
 	next, prefix, start := 1<<tableBits, ^uint32(0), 0
@@ -194,7 +197,7 @@ func fillSub[T uint32 | uint64](
 				next += 1 << width
 				table[p] = sub(start, width)
 			}
-			e := entry(int(c.sorted[at]), l-tableBits)
+			e := entry(int(c.sorted[at]), l-tableBits, inSubtable)
 			for i := int(rev >> tableBits); i < 1<<width; i += 1 << (l - tableBits) {
 				table[start+i] = e
 			}

@@ -3,6 +3,7 @@ package inflate
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 )
 
 // Window is the plain bytes before a position, and which of them were referred to
@@ -25,11 +26,17 @@ func (w *Window) mark(from int64, n int) {
 // one that was: all that must be known of the window.
 func (w *Window) Sparse() []byte {
 	first := WindowSize
-	for i := WindowSize - 1; i >= 0; i-- {
-		if w.used[i/64]&(1<<(i%64)) == 0 {
-			w.Bytes[i] = 0
-		} else {
-			first = i
+	for word, used := range w.used {
+		part := w.Bytes[word*64:][:64]
+		switch {
+		case used == 0:
+			clear(part)
+			continue
+		case first == WindowSize:
+			first = word*64 + bits.TrailingZeros64(used)
+		}
+		for i := range part {
+			part[i] &= -byte(used >> i & 1)
 		}
 	}
 	return w.Bytes[first:]

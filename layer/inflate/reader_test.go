@@ -138,23 +138,3 @@ func sampleText(n int) []byte {
 	}
 	return out[:n]
 }
-
-func TestScratch(t *testing.T) {
-	name := os.Getenv("GZ")
-	if name == "" {
-		t.Skip()
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := gunzip(b, 256<<10, 256<<10)
-	if err != nil {
-		t.Fatal(err, len(got))
-	}
-	z, _ := gzip.NewReader(bytes.NewReader(b))
-	want, _ := io.ReadAll(z)
-	if !bytes.Equal(got, want) {
-		t.Fatal("differs")
-	}
-}

@@ -15,17 +15,29 @@ func (t *tables) build(lit, dist []uint8) bool {
 	if !c.init(lit) {
 		return false
 	}
+	var long []longLength
+	var longs [len(lengthBase)]longLength
+	long = longs[:0]
 	fill(t.lit[:], &c, litBits, entSpecial|specialBad,
-		func(sym, codeBits int) uint32 { return litSymbol(sym) | uint32(codeBits) },
+		func(sym, codeBits int, rev uint32) uint32 {
+			e := litSymbol(sym) | uint32(codeBits)
+			if sym > 256 && e&entSpecial != 0 {
+				long = append(long, longLength{e, rev})
+			}
+			return e
+		},
 		func(offset, width int) uint32 {
 			return entSpecial | specialSub | uint32(width)<<24 | uint32(offset)<<8 | litBits
 		})
+	for _, l := range long {
+		t.expand(l)
+	}
 	t.combine()
 	if !c.init(dist) {
 		return false
 	}
 	fill(t.dist[:], &c, distBits, distSpecial,
-		func(sym, codeBits int) uint64 {
+		func(sym, codeBits int, _ uint32) uint64 {
 			e, extra := distSymbol(sym)
 			return e | uint64(codeBits)<<8 | uint64(codeBits) + uint64(extra)
 		},
@@ -35,25 +47,38 @@ func (t *tables) build(lit, dist []uint8) bool {
 	return true
 }
 
-// combine makes entries of two literals and of whole lengths where all their bits
-// are among the index's. It goes downwards: the entry of the bits that are left
-// has a lower index and is still a single symbol.
+// longLength is a length with extra bits, and its code.
+type longLength struct{ entry, rev uint32 }
+
+// expand makes entries of whole lengths where the extra bits are among the index's.
+func (t *tables) expand(l longLength) {
+	n, extra := l.entry&15, l.entry>>24&15
+	if l.rev == inSubtable || n+extra > litBits || l.entry&specialKind != specialExtra {
+		return
+	}
+	for v := range uint32(1) << extra {
+		e := l.entry&0x1ff00 + v<<8 | (n + extra)
+		for i := l.rev | v<<n; i < 1<<litBits; i += 1 << (n + extra) {
+			t.lit[i] = e
+		}
+	}
+}
+
+// combine makes entries of two literals where both codes are among the index's
+// bits. It goes downwards: the entry of the bits that are left has a lower index
+// and is still a single symbol.
 func (t *tables) combine() {
-	for i := 1<<litBits - 1; i >= 0; i-- {
+	for i := uint32(1<<litBits - 1); i != ^uint32(0); i-- {
 		e := t.lit[i]
 		n := e & 15
-		switch {
-		case e&entLiteral != 0:
-			next := t.lit[i>>n]
-			if next&entLiteral != 0 && n+next&15 <= litBits {
-				t.lit[i] = entLiteral | 2<<24 | next&0xff00<<8 | e&0xff00 | (n + next&15)
-			}
-		case e&(entSpecial|specialKind) == entSpecial|specialExtra:
-			if extra := e >> 24 & 15; n+extra <= litBits {
-				value := uint32(i) >> n & (1<<extra - 1)
-				t.lit[i] = e&0x1ff00 + value<<8 | (n + extra)
-			}
+		next := t.lit[i>>n]
+		both := n + next&15
+		pair := entLiteral | 2<<24 | next&0xff00<<8 | e&0xff00 | both
+		// Two conditions in one, as a branch on either would be a guess.
+		if int32(e&next&(both-litBits-1)) < 0 {
+			e = pair
 		}
+		t.lit[i] = e
 	}
 }
 
