@@ -32,6 +32,9 @@ var (
 	ErrNameTooLong = errors.New("file name too long")
 	// ErrTooManyLinks: the link count would overflow (EMLINK).
 	ErrTooManyLinks = errors.New("too many links")
+	// ErrUnsuitable: the file system of the upper directory cannot hold the format
+	// (OpenUpper, New).
+	ErrUnsuitable = errors.New("unsuitable file system for changes")
 	// ErrNoData: SEEK_DATA or SEEK_HOLE beyond the end (ENXIO).
 	ErrNoData = errors.New("no such position")
 )

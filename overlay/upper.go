@@ -130,11 +130,12 @@ func (u *Upper) probe() error {
 	defer u.discard(f.name)
 	defer unix.Close(f.fd)
 	if err := u.setxattr(f.at, xattrIno, []byte("0"), 0); err != nil {
-		return fmt.Errorf("the file system of the upper directory stores no user extended attributes "+
-			"(NFS and some overlays do not; move the bundle to ext4, xfs, btrfs or tmpfs): %w", err)
+		return fmt.Errorf("%w: the one of the upper directory stores no user extended attributes "+
+			"(move the bundle to ext4, xfs, btrfs or tmpfs): %w", ErrUnsuitable, err)
 	}
 	if err := u.readyWhiteout(); err != nil {
-		return fmt.Errorf("the file system of the upper directory takes no whiteouts (character device 0/0): %w", err)
+		return fmt.Errorf("%w: the one of the upper directory takes no whiteouts, character device 0/0 "+
+			"(move the bundle to ext4, xfs, btrfs or tmpfs): %w", ErrUnsuitable, err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/umoci-mount/umoci-mount/fusefs"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
 // Exit codes; docs/cli.md has the table. 1 is what umoci gives for everything.
@@ -45,6 +46,7 @@ var exitCodes = []struct {
 	{fusefs.ErrNoFusermount, exitMeans},
 	{fusefs.ErrNotSetuid, exitMeans},
 	{fusefs.ErrAllowOther, exitMeans},
+	{overlay.ErrUnsuitable, exitMeans},
 	{bundle.ErrBusy, exitBusy},
 	{bundle.ErrInUse, exitBusy},
 	{cas.ErrBusy, exitBusy},

@@ -1,18 +1,18 @@
 package bundle
 
 import (
-	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +26,7 @@ import (
 
 // DaemonCommand is the name of the hidden command that serves a mount: argv[1] of
 // the process that startDaemon starts; argv[2] is the bundle. Descriptor 3 is the
-// pipe on which it says "ready" or why not.
+// pipe on which it says that it is ready, or why not (readyAnswer).
 const DaemonCommand = "serve-mount"
 
 const readyFD = 3
@@ -68,8 +68,8 @@ func startDaemon(ctx context.Context, bundle string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDaemon, err)
 	}
-	line, err := readLine(ctx, r)
-	if err == nil && line == "ready" {
+	answer, err := readAnswer(ctx, r)
+	if err == nil && answer.Error == "" {
 		return cmd.Process.Release()
 	}
 	if ctx.Err() != nil {
@@ -79,18 +79,62 @@ func startDaemon(ctx context.Context, bundle string) (err error) {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case line != "":
-		return errors.New(line)
+	case err == nil:
+		return answer.err()
 	}
 	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, filepath.Join(bundle, stateDir, logName))
 }
 
-// readLine waits for one line of the daemon, or for ctx.
-func readLine(ctx context.Context, r *os.File) (string, error) {
+// readyAnswer is what a daemon says when its mount is live, or why it is not.
+type readyAnswer struct {
+	Error string `json:"error,omitempty"`
+	Kind  int    `json:"kind,omitempty"` // 1 + index in daemonErrors; 0: none of them
+}
+
+// daemonErrors are the errors of a daemon that whoever started it tells apart.
+var daemonErrors = []error{
+	fusefs.ErrNoFuseDevice, fusefs.ErrNoFusermount, fusefs.ErrNotSetuid, fusefs.ErrAllowOther,
+	fusefs.ErrBusyMountpoint, fusefs.ErrDeadMount, fusefs.ErrNotDirectory, overlay.ErrUnsuitable,
+	ErrMounted, ErrNotBundle, cas.ErrNotLayout, cas.ErrBlobNotFound,
+	layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,
+	unix.ENOSPC, unix.EDQUOT, unix.EROFS, fs.ErrPermission,
+}
+
+func newAnswer(err error) readyAnswer {
+	a := readyAnswer{Error: err.Error()}
+	for i, kind := range daemonErrors {
+		if errors.Is(err, kind) {
+			a.Kind = i + 1
+			break
+		}
+	}
+	return a
+}
+
+// daemonError is an error that a daemon told of.
+type daemonError struct {
+	text string
+	kind error // may be nil
+}
+
+func (e *daemonError) Error() string { return e.text }
+
+func (e *daemonError) Unwrap() error { return e.kind }
+
+func (a readyAnswer) err() error {
+	e := &daemonError{text: a.Error}
+	if a.Kind > 0 && a.Kind <= len(daemonErrors) {
+		e.kind = daemonErrors[a.Kind-1]
+	}
+	return e
+}
+
+// readAnswer waits for the daemon, or for ctx.
+func readAnswer(ctx context.Context, r *os.File) (a readyAnswer, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
 	defer stop()
-	line, err := bufio.NewReader(io.LimitReader(r, 64<<10)).ReadString('\n')
-	return strings.TrimSpace(line), err
+	err = json.NewDecoder(io.LimitReader(r, 64<<10)).Decode(&a)
+	return a, err
 }
 
 func openLog(bundle string) (*os.File, error) {
@@ -116,17 +160,17 @@ func RunDaemon(ctx context.Context, bundle string) error {
 	unix.CloseOnExec(readyFD)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	told := false
-	tell := func(s string) {
+	tell := func(a readyAnswer) {
 		if !told {
 			told = true
-			_, _ = fmt.Fprintln(ready, strings.ReplaceAll(s, "\n", "; ")) //nolint:errcheck // nobody waits then
+			_ = json.NewEncoder(ready).Encode(a) //nolint:errcheck // nobody waits then
 			_ = ready.Close()
 		}
 	}
-	err := Serve(ctx, bundle, ServeOptions{Log: log, Ready: func() { tell("ready") }})
+	err := Serve(ctx, bundle, ServeOptions{Log: log, Ready: func() { tell(readyAnswer{}) }})
 	if err != nil {
 		log.Error("mount ended", "error", err)
-		tell(err.Error())
+		tell(newAnswer(err))
 	}
 	return err
 }
@@ -291,11 +335,11 @@ func openOverlay(bundle string, lower *layer.Image, o *StateOptions, readOnly bo
 			opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 		}
 	}
-	fs, err := overlay.New(lower, u, opt)
+	tree, err := overlay.New(lower, u, opt)
 	if err != nil {
 		return nil, errors.Join(err, u.Close())
 	}
-	return fs, nil
+	return tree, nil
 }
 
 func (s *server) mount() error {

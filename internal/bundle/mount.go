@@ -46,11 +46,15 @@ type MountResult struct {
 // none. A bundle with changes goes on with them. When it fails, what was not there
 // before is not there after.
 func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) {
+	before, beforeErr := os.Stat(opt.Bundle)
 	d, made, err := makeDir(opt.Bundle)
 	if err != nil {
 		return nil, err
 	}
 	m := &mounting{opt: opt, dir: d}
+	if beforeErr == nil {
+		m.before = before
+	}
 	defer func() {
 		if err != nil && made {
 			err = errors.Join(err, m.undo())
@@ -80,7 +84,8 @@ type mounting struct {
 	dir    *dir
 	state  *State
 	resume bool
-	wrote  []string // what undo removes
+	wrote  []string    // what undo removes beside the rest
+	before os.FileInfo // of the bundle's directory; nil: it was not there
 
 	layout *cas.Layout
 	image  *cas.Image
@@ -105,6 +110,9 @@ func makeDir(path string) (d *dir, made bool, err error) {
 	default:
 		return nil, false, fmt.Errorf("open bundle: %w", err)
 	}
+	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
+		return nil, false, fmt.Errorf("%s %w, and is no directory", abs, ErrExists)
+	}
 	if made {
 		for _, name := range []string{configName, rootfsName, umociName} {
 			if _, err := os.Lstat(filepath.Join(abs, name)); err == nil {
@@ -122,23 +130,23 @@ func makeDir(path string) (d *dir, made bool, err error) {
 	return d, made, err
 }
 
-// undo removes what a failed first mount has made. The bundle's own directory goes
-// only if nothing else is in it.
+// undo removes what a failed first mount has made. A directory that was there
+// before stays, with the mode it had.
 func (m *mounting) undo() error {
 	var errs []error
 	for _, name := range []string{configName, umociName, upperName, workName, stateDir} {
 		errs = append(errs, os.RemoveAll(m.dir.file(name)))
 	}
-	for _, name := range []string{m.dir.file(rootfsName), m.dir.path} {
-		err := os.Remove(name)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-			errs = append(errs, err)
-		}
-	}
 	for _, name := range m.wrote {
 		errs = append(errs, os.RemoveAll(name))
 	}
-	return errors.Join(errs...)
+	if err := os.Remove(m.dir.file(rootfsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	if m.before != nil {
+		return errors.Join(append(errs, os.Chmod(m.dir.path, m.before.Mode().Perm()))...)
+	}
+	return errors.Join(append(errs, os.Remove(m.dir.path))...)
 }
 
 // checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
@@ -389,7 +397,11 @@ func (m *mounting) closeImage() error {
 	return errors.Join(errs...)
 }
 
-// serveHere is --foreground.
+// serveHere is --foreground. The bundle is free for other commands meanwhile, as it
+// is while a daemon serves it.
 func (m *mounting) serveHere(ctx context.Context) error {
+	if err := unix.Flock(int(m.dir.lock.Fd()), unix.LOCK_UN); err != nil {
+		return fmt.Errorf("unlock bundle: %w", err)
+	}
 	return Serve(ctx, m.dir.path, ServeOptions{Log: m.opt.Log})
 }

@@ -34,50 +34,51 @@ type View struct {
 
 // OpenView opens a bundle to be read, and locks it. layout, where not empty, is
 // the layout to read the base image from.
-func OpenView(ctx context.Context, bundle, layout string, log *slog.Logger) (v *View, err error) {
-	v = &View{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, v.Close())
-			v = nil
-		}
-	}()
+func OpenView(ctx context.Context, bundle, layout string, log *slog.Logger) (*View, error) {
+	v := &View{}
+	if err := v.open(ctx, bundle, layout, log); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
+}
+
+func (v *View) open(ctx context.Context, bundle, layout string, log *slog.Logger) (err error) {
 	if v.dir, err = openDir(bundle); err != nil {
-		return nil, err
+		return err
 	}
 	v.Dir = v.dir.path
 	if v.State, err = readState(v.Dir); err != nil {
-		return nil, err
+		return err
 	}
 	if v.meta, err = readUmoci(v.Dir); err != nil {
-		return nil, err
+		return err
 	}
 	v.From = v.meta.From.Walk
 	if layout == "" {
 		layout = v.State.Layout
 	}
 	if v.Layout, err = cas.Open(layout); err != nil {
-		return nil, err
+		return err
 	}
 	if v.unpin, err = v.Layout.Pin(); err != nil {
-		return nil, err
+		return err
 	}
 	if v.cache, err = newCache(v.State.Options.CacheDir, log); err != nil {
-		return nil, err
+		return err
 	}
 	if v.Base, err = v.image(ctx, v.State.Layers); err != nil {
-		return nil, err
+		return err
 	}
 	if err := v.freeze(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range []string{upperName, workName} { // after umount --discard there are none
 		if err := os.MkdirAll(v.dir.file(name), 0o755); err != nil {
-			return nil, fmt.Errorf("open bundle: %w", err)
+			return fmt.Errorf("open bundle: %w", err)
 		}
 	}
 	v.FS, err = openOverlay(v.Dir, v.Base, &v.State.Options, true, log)
-	return v, err
+	return err
 }
 
 // image opens the merged tree of some layers of the layout.
