@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -65,6 +66,7 @@ func load(t tree, path string, a layer.Attr) (o *object, err error) {
 		if o.target, err = t.readlink(a.Ino); err != nil {
 			return nil, fmt.Errorf("read link %q: %w", path, err)
 		}
+		o.target = strings.Clone(o.target) // an image's strings end with it
 	}
 	if o.xattrs, err = t.xattrs(a.Ino); err != nil {
 		return nil, fmt.Errorf("read extended attributes of %q: %w", path, err)
@@ -122,7 +124,7 @@ func addXattr(m map[string]string, name, value string) map[string]string {
 	if m == nil {
 		m = map[string]string{}
 	}
-	m[name] = value
+	m[strings.Clone(name)] = value
 	return m
 }
 

@@ -4,6 +4,7 @@ package repack
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -112,6 +113,15 @@ func (f *fixture) mount(image string) {
 }
 
 func (f *fixture) umount() { f.t.Helper(); run(f.t, program, "umount", f.bundle) }
+
+func (f *fixture) mounted() bool {
+	f.t.Helper()
+	var here, above unix.Stat_t
+	if err := errors.Join(unix.Stat(f.root(""), &here), unix.Stat(f.bundle, &above)); err != nil {
+		f.t.Fatal(err)
+	}
+	return here.Dev != above.Dev
+}
 
 // remount goes on with the bundle in a new daemon.
 func (f *fixture) remount() { f.t.Helper(); f.umount(); run(f.t, program, "mount", f.bundle) }

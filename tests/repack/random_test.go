@@ -214,7 +214,7 @@ func (e *editor) copyOver(p string) error {
 }
 
 func TestRandomChangesComeOutOfStockUmociAsTheyWereMounted(t *testing.T) {
-	rounds := 80
+	rounds := 6
 	if testing.Short() {
 		rounds = 2
 	}
@@ -240,8 +240,11 @@ func TestRandomChangesComeOutOfStockUmociAsTheyWereMounted(t *testing.T) {
 			for range 1 + r.IntN(40) {
 				e.edit()
 			}
-			if r.IntN(3) == 0 {
+			switch r.IntN(4) {
+			case 0:
 				f.remount()
+			case 1:
+				f.umount()
 			}
 			args := []string{"--full-check", "--compress", []string{"gzip", "none"}[r.IntN(2)]}
 			refresh := r.IntN(2) == 0
@@ -249,6 +252,9 @@ func TestRandomChangesComeOutOfStockUmociAsTheyWereMounted(t *testing.T) {
 				args = append(args, "--refresh-bundle")
 			}
 			tag, _ := f.repack(args...)
+			if !f.mounted() {
+				run(t, program, "mount", f.bundle)
+			}
 			f.sameAsStock(tag)
 			if refresh {
 				if _, said := f.repack("--full-check", "--refresh-bundle"); !strings.Contains(said, "nothing has changed") {
