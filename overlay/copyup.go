@@ -388,7 +388,7 @@ func (fs *FS) finishPublishes() error {
 		if err := fs.upper.stat(a, &st); err != nil {
 			return err
 		}
-		if st.Nlink < 2 || uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR || isWhiteout(&st) {
+		if st.Nlink < 2 || uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR {
 			continue
 		}
 		m, err := fs.upper.meta(a)

@@ -49,3 +49,33 @@ func TestKernelOverlayfsReadsTheUpper(t *testing.T) {
 }
 
 var dirLinks = regexp.MustCompile(`(?m)^(\S+ 4\d+ \d+:\d+) n\d+`)
+
+// TestTheUpperCanLieOnKernelOverlayfs works in a directory of an overlayfs mount,
+// as in a container's own root, where no whiteout device can be made.
+func TestTheUpperCanLieOnKernelOverlayfs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mount(2)")
+	}
+	base := t.TempDir()
+	for _, d := range []string{"l", "u", "w", "m"} {
+		must(t, os.Mkdir(filepath.Join(base, d), 0o755))
+	}
+	opts := "lowerdir=" + base + "/l,upperdir=" + base + "/u,workdir=" + base + "/w"
+	if err := unix.Mount("overlay", base+"/m", "overlay", 0, opts); err != nil {
+		t.Skipf("kernel overlayfs: %v", err)
+	}
+	defer func() { must(t, unix.Unmount(base+"/m", 0)) }()
+	x := &fixture{t: t, lower: newMemLower(modelTree...), dir: base + "/m"}
+	must(t, os.Mkdir(x.dir+"/upper", 0o755))
+	must(t, os.Mkdir(x.dir+"/work", 0o755))
+	x.mount()
+	must(t, onName(x, "top", x.fs.Unlink))
+	must(t, fsRename(x, "a/b", "n1", 0))
+	must(t, fsRename(x, "a/f", "e/fifo", 0))
+	want := x.listing()
+	x.remount()
+	if got := x.listing(); got != want {
+		t.Error(diffLines(want, got))
+	}
+	x.unmount()
+}

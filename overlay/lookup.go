@@ -127,10 +127,15 @@ func (fs *FS) resolve(d dirRef, name string, ref bool) (found, error) {
 		}
 		defer fs.put(p)
 		switch err := fs.upper.stat(p.at, &f.st); {
-		case err == nil && isWhiteout(&f.st):
-			f.verdict = nameWhiteout
-			return f, nil
 		case err == nil:
+			white, err := fs.upper.isWhiteout(p.at, &f.st)
+			if err != nil {
+				return f, err
+			}
+			if white {
+				f.verdict = nameWhiteout
+				return f, nil
+			}
 			return f, fs.adopt(d, p.at, &f, ref)
 		case !isNotExist(err):
 			return f, err

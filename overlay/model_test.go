@@ -324,14 +324,18 @@ func TestRandomOperationsEqualALocalDisk(t *testing.T) {
 		t.Skip("needs root: owners on the local disk")
 	}
 	unix.Umask(0)
-	seeds := 300
+	seeds := 200
 	if testing.Short() {
 		seeds = 30
 	}
 	for _, kind := range []struct {
 		name string
 		opt  UpperOptions
-	}{{"owners in the inode", UpperOptions{}}, {"owners in override_stat", UpperOptions{Rootless: true}}} {
+	}{
+		{"owners in the inode", UpperOptions{}},
+		{"owners in override_stat", UpperOptions{Rootless: true}},
+		{"whiteouts that are files", UpperOptions{FileWhiteouts: true}},
+	} {
 		t.Run(kind.name, func(t *testing.T) {
 			for seed := range seeds {
 				t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { runModel(t, kind.opt, uint64(seed), 60) })

@@ -201,7 +201,12 @@ func (fs *FS) identifyName(dir Ino, name string) (identity, error) {
 		}
 		defer fs.put(p)
 		var st unix.Statx_t
-		if err := fs.upper.stat(p.at, &st); err == nil && !isWhiteout(&st) {
+		err = fs.upper.stat(p.at, &st)
+		white := false
+		if err == nil {
+			white, err = fs.upper.isWhiteout(p.at, &st)
+		}
+		if err == nil && !white {
 			if n := fs.table.byUpper(st.Ino, false); n != nil {
 				return identity{n.ino, n.typ, n.lower}, nil
 			}

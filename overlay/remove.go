@@ -301,13 +301,17 @@ func (fs *FS) listUpper(n *node) ([]rawEntry, error) {
 // entryIsWhiteout looks at what getdents said, and at the object where that is
 // not enough.
 func (fs *FS) entryIsWhiteout(dirfd int, e rawEntry) (bool, error) {
-	if e.typ != 0 && e.typ != unix.S_IFCHR {
+	if e.typ != 0 && e.typ != unix.S_IFCHR && !(e.typ == unix.S_IFREG && fs.upper.fileWhiteouts) {
 		return false, nil
 	}
 	var st unix.Statx_t
-	err := fs.upper.stat(at{dirfd, e.name}, &st)
+	a := at{dirfd, e.name}
+	err := fs.upper.stat(a, &st)
 	if isNotExist(err) {
 		return false, nil
 	}
-	return err == nil && isWhiteout(&st), err
+	if err != nil {
+		return false, err
+	}
+	return fs.upper.isWhiteout(a, &st)
 }

@@ -242,11 +242,11 @@ func (fs *FS) publishRename(r *renaming) error {
 		}
 		return fs.upper.unlink(r.old.p.at, 0)
 	}
-	var flags uint
-	if r.old.cover {
-		flags = unix.RENAME_WHITEOUT
+	if !r.old.cover {
+		return fs.upper.rename(r.old.p.at, r.new.p.at, 0)
 	}
-	return fs.upper.rename(r.old.p.at, r.new.p.at, flags)
+	overDir := r.dst != nil && r.dst.isDir()
+	return fs.upper.moveLeavingWhiteout(r.old.p.at, r.new.p.at, r.new.f.verdict, overDir)
 }
 
 // makeReplaceable readies the object that a rename replaces: its node gets a

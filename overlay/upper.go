@@ -20,6 +20,8 @@ type UpperOptions struct {
 	Rootless bool
 	// Volatile leaves out the fsync of a copy-up's data.
 	Volatile bool
+	// FileWhiteouts makes whiteouts as files even where devices can be made.
+	FileWhiteouts bool
 	// Fault, where set, is asked before each system call that changes the upper;
 	// its error is returned in that call's place. For tests.
 	Fault func(step string) error
@@ -36,6 +38,10 @@ type Upper struct {
 	euid     uint32 // immutable: who owns what is created with no chown
 	egid     uint32
 	seq      atomic.Uint64 // names in work/
+
+	// fileWhiteouts: whiteouts are empty files with an attribute, since devices
+	// cannot be made here. Set while the upper is opened, then immutable.
+	fileWhiteouts bool
 
 	whiteoutMu    sync.Mutex
 	whiteoutReady bool // protected by whiteoutMu: work/whiteout exists
@@ -84,7 +90,7 @@ func pathError(op string, a at, err error) error {
 func OpenUpper(opt UpperOptions) (_ *Upper, err error) {
 	u := &Upper{
 		root: -1, work: -1,
-		rootless: opt.Rootless, volatile: opt.Volatile, fault: opt.Fault,
+		rootless: opt.Rootless, volatile: opt.Volatile, fault: opt.Fault, fileWhiteouts: opt.FileWhiteouts,
 		euid: uint32(os.Geteuid()), egid: uint32(os.Getegid()),
 	}
 	defer func() {
@@ -97,6 +103,9 @@ func OpenUpper(opt UpperOptions) (_ *Upper, err error) {
 	}
 	if u.work, err = dupDir(opt.Work); err != nil {
 		return nil, fmt.Errorf("open work directory: %w", err)
+	}
+	if _, err := u.getxattr(at{u.root, ""}, xattrFileWhiteouts); err == nil {
+		u.fileWhiteouts = true
 	}
 	return u, nil
 }
@@ -133,9 +142,17 @@ func (u *Upper) probe() error {
 		return fmt.Errorf("%w: the one of the upper directory stores no user extended attributes "+
 			"(move the bundle to ext4, xfs, btrfs or tmpfs): %w", ErrUnsuitable, err)
 	}
-	if err := u.readyWhiteout(); err != nil {
-		return fmt.Errorf("%w: the one of the upper directory takes no whiteouts, character device 0/0 "+
+	err = u.readyWhiteout()
+	if err != nil && !u.fileWhiteouts {
+		u.fileWhiteouts = true // kernel overlayfs, for one, refuses the device
+		err = u.readyWhiteout()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: the one of the upper directory takes no whiteouts "+
 			"(move the bundle to ext4, xfs, btrfs or tmpfs): %w", ErrUnsuitable, err)
+	}
+	if u.fileWhiteouts {
+		return u.setxattr(at{u.root, ""}, xattrFileWhiteouts, []byte("1"), 0)
 	}
 	return nil
 }
@@ -265,11 +282,6 @@ func (u *Upper) link(from, to at) error {
 		return pathError("link", to, unix.Linkat(unix.AT_FDCWD, from.path(), to.dir, to.name, unix.AT_SYMLINK_FOLLOW))
 	}
 	return pathError("link", to, unix.Linkat(from.dir, from.name, to.dir, to.name, 0))
-}
-
-// isWhiteout reports whether st is overlayfs' whiteout: character device 0/0.
-func isWhiteout(st *unix.Statx_t) bool {
-	return uint32(st.Mode)&unix.S_IFMT == unix.S_IFCHR && st.Rdev_major == 0 && st.Rdev_minor == 0
 }
 
 // toTimespec converts statx's form.

@@ -16,12 +16,15 @@ const (
 	xattrRedirect = "user.overlay.redirect" // absolute path in the lower tree
 	xattrMetacopy = "user.overlay.metacopy" // empty: the data is still the lower's
 
-	ownPrefix        = "user.umoci-mount."
-	ownEscape        = "user.umoci-mount.escaped."
-	ownTrustedPrefix = "trusted.umoci-mount."
-	xattrIno         = "user.umoci-mount.ino"    // decimal number of the lower inode
-	xattrInoTrusted  = "trusted.umoci-mount.ino" // the same, on what takes no user attributes
-	xattrRoot        = "user.umoci-mount.root"   // on the upper root: it has the lower root's attributes
+	xattrWhiteout = "user.overlay.whiteout" // on an empty file: it is a whiteout
+
+	ownPrefix          = "user.umoci-mount."
+	ownEscape          = "user.umoci-mount.escaped."
+	ownTrustedPrefix   = "trusted.umoci-mount."
+	xattrIno           = "user.umoci-mount.ino"            // decimal number of the lower inode
+	xattrInoTrusted    = "trusted.umoci-mount.ino"         // the same, on what takes no user attributes
+	xattrFileWhiteouts = "user.umoci-mount.file-whiteouts" // on the upper root: there may be whiteouts that are files
+	xattrRoot          = "user.umoci-mount.root"           // on the upper root: it has the lower root's attributes
 
 	xattrOverride  = "user.containers.override_stat"
 	overridePrefix = "user.containers.override_" // + name: an attribute a plain user cannot store

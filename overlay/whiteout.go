@@ -7,9 +7,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// All whiteouts of an upper are links to one device node in the work directory,
-// as kernel overlayfs makes them: a link is cheaper than a node.
+// All whiteouts of an upper are links to one inode in the work directory, as kernel
+// overlayfs makes them: a link is cheaper than a node. It is character device 0/0;
+// where that cannot be made, an empty file with an attribute, the form that Linux
+// 6.7 has for an upper that is itself on overlayfs.
 const whiteoutName = "whiteout"
+
+// isWhiteout reports whether the object at a, which is st, is a whiteout.
+func (u *Upper) isWhiteout(a at, st *unix.Statx_t) (bool, error) {
+	switch uint32(st.Mode) & unix.S_IFMT {
+	case unix.S_IFCHR:
+		return st.Rdev_major == 0 && st.Rdev_minor == 0, nil
+	case unix.S_IFREG:
+		if !u.fileWhiteouts || st.Size != 0 {
+			return false, nil
+		}
+		_, err := u.getxattrInto(a, xattrWhiteout, nil)
+		if errors.Is(err, unix.ENODATA) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	return false, nil
+}
 
 // readyWhiteout makes work/whiteout where it is missing.
 func (u *Upper) readyWhiteout() error {
@@ -22,19 +42,61 @@ func (u *Upper) readyWhiteout() error {
 		return err
 	}
 	a := at{u.work, whiteoutName}
-	err := unix.Mknodat(a.dir, a.name, unix.S_IFCHR, 0)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return pathError("mknod", a, err)
+	if err := u.makeWhiteout(a); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	var st unix.Statx_t
 	if err := u.stat(a, &st); err != nil {
 		return err
 	}
-	if !isWhiteout(&st) {
+	white, err := u.isWhiteout(a, &st)
+	if err != nil {
+		return err
+	}
+	if !white {
 		return pathError("mknod", a, unix.EOPNOTSUPP)
 	}
 	u.whiteoutReady = true
 	return nil
+}
+
+func (u *Upper) makeWhiteout(a at) error {
+	if !u.fileWhiteouts {
+		return pathError("mknod", a, unix.Mknodat(a.dir, a.name, unix.S_IFCHR, 0))
+	}
+	fd, err := unix.Openat(a.dir, a.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return pathError("create", a, err)
+	}
+	defer unix.Close(fd)
+	if err := u.setxattr(at{fd, ""}, xattrWhiteout, []byte("y"), 0); err != nil {
+		_ = unix.Unlinkat(a.dir, a.name, 0)
+		return err
+	}
+	return nil
+}
+
+// moveLeavingWhiteout is RENAME_WHITEOUT, which the file systems that take no
+// whiteout devices do not have: a whiteout is put at the new name, and changes
+// places with what moves. occupied says what the upper has at the new name.
+func (u *Upper) moveLeavingWhiteout(from, to at, occupied verdict, overDir bool) error {
+	if !u.fileWhiteouts {
+		return u.rename(from, to, unix.RENAME_WHITEOUT)
+	}
+	var err error
+	switch {
+	case occupied == nameWhiteout:
+	case occupied == nameUpper && overDir:
+		err = u.retireDir(to, true)
+	case occupied == nameUpper:
+		err = u.whiteoutOver(to)
+	default:
+		err = u.whiteout(to)
+	}
+	if err != nil {
+		return err
+	}
+	return u.rename(from, to, unix.RENAME_EXCHANGE)
 }
 
 // forgetWhiteout drops a node whose link count is used up.
