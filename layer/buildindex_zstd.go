@@ -107,7 +107,7 @@ func (z *zstdIndexer) transcode() (Err error) {
 		return fmt.Errorf("decode zstd: %w", err)
 	}
 	defer dec.Close()
-	w := newBlobWriter(f, CompressZstd, zstd.SpeedFastest, false)
+	w := newSideWriter(f)
 	defer func() {
 		if err := w.Close(); err != nil && Err == nil {
 			Err = fmt.Errorf("%w: %w", errSide, err)

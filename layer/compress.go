@@ -15,10 +15,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// memberSize is how many plain bytes a gzip member or zstd frame that is written
-// holds. A reader decodes at most one of them for a byte; a smaller one compresses
-// worse (docs/blob-index-format.md has figures).
-const memberSize = 1 << 20
+// How many plain bytes a written member or frame holds. Readers decode whole ones,
+// smaller ones compress worse: docs/blob-index-format.md has figures.
+const (
+	gzipMember = 256 << 10
+	zstdMember = 2 << 20
+	sideMember = 1 << 20 // of a side file; and of what is not compressed
+)
 
 // BlobResult describes a blob that a BlobWriter wrote.
 type BlobResult struct {
@@ -38,8 +41,9 @@ type BlobResult struct {
 //	       ├─ toHash ▶ hash: diffID ──────┴─ ready, twice ─┐
 //	       └─ order ───────────────────────────────────────┴▶ output: digest, w
 type BlobWriter struct {
-	w io.Writer
-	c Compression
+	w    io.Writer
+	c    Compression
+	size int // plain bytes of a member
 
 	cur       *blobMember // being filled; nil: none
 	plainSize int64
@@ -68,15 +72,25 @@ type blobMember struct {
 
 // NewBlobWriter compresses what is written to it into w.
 func NewBlobWriter(w io.Writer, c Compression) *BlobWriter {
-	return newBlobWriter(w, c, zstd.SpeedDefault, true)
+	size := sideMember
+	switch c {
+	case CompressGzip:
+		size = gzipMember
+	case CompressZstd:
+		size = zstdMember
+	}
+	return newBlobWriter(w, c, size, zstd.SpeedBetterCompression, true)
 }
 
-// newBlobWriter is NewBlobWriter with zstd's level, and with a diffID only where it
-// is asked for.
-func newBlobWriter(w io.Writer, c Compression, level zstd.EncoderLevel, diffID bool) *BlobWriter {
+// newSideWriter writes a side file: fast, and without a diffID.
+func newSideWriter(w io.Writer) *BlobWriter {
+	return newBlobWriter(w, CompressZstd, sideMember, zstd.SpeedFastest, false)
+}
+
+func newBlobWriter(w io.Writer, c Compression, size int, level zstd.EncoderLevel, diffID bool) *BlobWriter {
 	workers := runtime.GOMAXPROCS(0)
 	b := &BlobWriter{
-		w: w, c: c, sum: newBlockSum(),
+		w: w, c: c, size: size, sum: newBlockSum(),
 		work:   make(chan *blobMember, workers),
 		toHash: make(chan *blobMember, workers+2),
 		order:  make(chan *blobMember, workers+2),
@@ -105,11 +119,11 @@ func (b *BlobWriter) Write(p []byte) (int, error) {
 			return total - len(p), *err
 		}
 		m := b.member()
-		n := min(len(p), memberSize-len(m.plain))
+		n := min(len(p), b.size-len(m.plain))
 		m.plain = append(m.plain, p[:n]...)
 		p = p[n:]
 		b.plainSize += int64(n)
-		if len(m.plain) == memberSize {
+		if len(m.plain) == b.size {
 			b.submit()
 		}
 	}
@@ -123,7 +137,7 @@ func (b *BlobWriter) member() *blobMember {
 		case b.cur = <-b.free:
 			b.cur.plain = b.cur.plain[:0]
 		default:
-			b.cur = &blobMember{plain: make([]byte, 0, memberSize), ready: make(chan struct{}, 2)}
+			b.cur = &blobMember{plain: make([]byte, 0, b.size), ready: make(chan struct{}, 2)}
 		}
 	}
 	return b.cur

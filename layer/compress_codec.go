@@ -14,7 +14,7 @@ const gzipLevel = gzip.DefaultCompression
 
 // compress is a worker: it compresses members until there are no more.
 func (b *BlobWriter) compress(level zstd.EncoderLevel) {
-	pack, err := newPacker(b.c, level)
+	pack, err := newPacker(b.c, b.size, level)
 	if err != nil {
 		b.fail(err)
 	}
@@ -30,7 +30,7 @@ func (b *BlobWriter) compress(level zstd.EncoderLevel) {
 }
 
 // newPacker makes what compresses one member: a function of its plain bytes alone.
-func newPacker(c Compression, level zstd.EncoderLevel) (func(m *blobMember) ([]byte, error), error) {
+func newPacker(c Compression, size int, level zstd.EncoderLevel) (func(m *blobMember) ([]byte, error), error) {
 	switch c {
 	case CompressNone:
 		return func(m *blobMember) ([]byte, error) { return m.plain, nil }, nil
@@ -52,7 +52,8 @@ func newPacker(c Compression, level zstd.EncoderLevel) (func(m *blobMember) ([]b
 			return m.packed, nil
 		}, nil
 	case CompressZstd:
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true))
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(size), zstd.WithZeroFrames(true))
 		if err != nil {
 			return nil, err
 		}
