@@ -2,10 +2,10 @@ package cas
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 
@@ -17,154 +17,243 @@ import (
 // GCOptions says what else than the references must stay.
 type GCOptions struct {
 	Roots []ispec.Descriptor // manifests that bundles were made from
-	Force bool               // do not mind who uses blobs
+	Force bool               // do not mind who uses or writes blobs
 }
 
 // GCResult is what GC removed.
 type GCResult struct {
 	Blobs int
-	Bytes int64
+	Bytes int64 // their sizes
 }
 
-// GC removes every blob that no reference leads to, and what interrupted writers
-// left. Nested indexes, subjects and configs are followed; a blob that cannot be
-// parsed keeps only itself. ErrBusy while others hold a Pin.
+// GC removes every blob that no entry of index.json leads to, and what interrupted
+// writers left. Nested indexes, configs, layers and subjects are followed; a referrer
+// is an entry of index.json itself, so it stays, and what it refers to with it. A
+// document that cannot be read as what it is said to be stops GC before anything is
+// removed; one that is missing does not, since layouts may be sparse.
+//
+// ErrBusy, unless forced, while others hold a Pin or are writing blobs, umoci among
+// them. What was removed before an error is in the result.
 func (l *Layout) GC(ctx context.Context, opt GCOptions) (res GCResult, err error) {
 	if !opt.Force {
-		release, err := l.lock(lockBlobs, unix.F_WRLCK, true)
+		release, err := l.lock(ctx, lockBlobs, unix.F_WRLCK, true)
 		if err != nil {
 			return res, err
 		}
 		defer func() { err = errors.Join(err, release()) }()
 	}
-	release, err := l.lock(lockIndex, unix.F_WRLCK, false)
+	release, err := l.lock(ctx, lockIndex, unix.F_WRLCK, false)
 	if err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	stale, busy, err := l.lockTemps()
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, closeAll(stale)) }()
+	if busy != "" && !opt.Force {
+		return res, fmt.Errorf("%s/%s is being written to: %w", l.path, busy, ErrBusy)
+	}
 	ix, err := l.Index(ctx)
 	if err != nil {
 		return res, err
 	}
-	m := marker{l: l, keep: map[digest.Digest]bool{}}
+	m := marker{l: l, keep: map[digest.Digest]bool{}, followed: map[digest.Digest]bool{}}
 	for _, e := range ix.Entries {
-		if err := m.mark(ctx, e.Descriptor); err != nil {
-			return res, err
-		}
+		m.work = append(m.work, e.Descriptor)
 	}
-	for _, d := range opt.Roots {
-		if err := m.mark(ctx, d); err != nil {
-			return res, err
-		}
-	}
-	if res, err = l.sweep(ctx, m.keep); err != nil {
+	m.work = append(m.work, opt.Roots...)
+	if err := m.mark(ctx); err != nil {
 		return res, err
 	}
-	return res, l.removeStaleTemp()
+	if err := l.sweep(ctx, m.keep, &res); err != nil {
+		return res, err
+	}
+	return res, l.removeTemps(stale)
 }
 
 // marker collects what is reachable.
 type marker struct {
-	l    *Layout
-	keep map[digest.Digest]bool
+	l        *Layout
+	work     []ispec.Descriptor     // still to be looked at
+	keep     map[digest.Digest]bool // blobs that stay
+	followed map[digest.Digest]bool // documents whose descriptors are in work or keep
 }
 
-// mark follows a descriptor. Layers are kept without being read.
-func (m *marker) mark(ctx context.Context, d ispec.Descriptor) error {
-	if m.keep[d.Digest] {
-		return nil
-	}
-	m.keep[d.Digest] = true
-	if !isIndexType(d.MediaType) && !isManifestType(d.MediaType) {
-		return nil
-	}
-	data, err := m.l.ReadBlob(ctx, d)
-	if errors.Is(err, ErrBlobNotFound) {
-		return nil // a sparse index: the rest is elsewhere
-	}
-	if err != nil {
-		return fmt.Errorf("mark: %w", err)
-	}
-	var doc struct {
-		Manifests []ispec.Descriptor `json:"manifests"`
-		Config    *ispec.Descriptor  `json:"config"`
-		Layers    []ispec.Descriptor `json:"layers"`
-		Blobs     []ispec.Descriptor `json:"blobs"`
-		Subject   *ispec.Descriptor  `json:"subject"`
-	}
-	if err := json.Unmarshal(data, &doc); err != nil {
-		return fmt.Errorf("mark %s: %w: %v", d.Digest, ErrMalformed, err)
-	}
-	next := append(append(doc.Manifests, doc.Layers...), doc.Blobs...)
-	for _, one := range []*ispec.Descriptor{doc.Config, doc.Subject} {
-		if one != nil {
-			next = append(next, *one)
+// artifactManifest is of image-spec v1.1.0-rc2, which some registries' tools wrote.
+const artifactManifest = "application/vnd.oci.artifact.manifest.v1+json"
+
+// mark follows work. Layers are kept without being read. One digest can be there
+// with several media types, of which one is to be followed.
+func (m *marker) mark(ctx context.Context) error {
+	for len(m.work) > 0 {
+		d := m.work[len(m.work)-1]
+		m.work = m.work[:len(m.work)-1]
+		m.keep[d.Digest] = true
+		document := isIndexType(d.MediaType) || isManifestType(d.MediaType) || d.MediaType == artifactManifest
+		if !document || m.followed[d.Digest] {
+			continue
 		}
-	}
-	for _, n := range next {
-		if err := m.mark(ctx, n); err != nil {
-			return err
+		m.followed[d.Digest] = true
+		data, err := m.l.ReadBlob(ctx, d)
+		if errors.Is(err, ErrBlobNotFound) {
+			continue // the rest of a sparse index is elsewhere
+		}
+		if err != nil {
+			return fmt.Errorf("mark: %w", err)
+		}
+		if err := m.follow(data); err != nil {
+			return fmt.Errorf("mark %s: %w", d.Digest, err)
 		}
 	}
 	return nil
 }
 
-func (l *Layout) sweep(ctx context.Context, keep map[digest.Digest]bool) (res GCResult, err error) {
-	algorithms, err := fs.ReadDir(l.root.FS(), "blobs")
+// follow adds the descriptors of a document of any type.
+func (m *marker) follow(data []byte) error {
+	o, err := parseObject(data)
 	if err != nil {
-		return res, fmt.Errorf("list blobs: %w", err)
+		return err
+	}
+	lists := []string{"manifests", "layers", "blobs"}
+	single := []string{"config", "subject"}
+	if err := o.exact(append(lists, single...)...); err != nil {
+		return err
+	}
+	for _, key := range lists {
+		var list []ispec.Descriptor
+		if err := o.get(key, &list); err != nil {
+			return err
+		}
+		m.work = append(m.work, list...)
+	}
+	for _, key := range single {
+		var d *ispec.Descriptor
+		if err := o.get(key, &d); err != nil {
+			return err
+		}
+		if d != nil {
+			m.work = append(m.work, *d)
+		}
+	}
+	return nil
+}
+
+// sweep removes the blobs that do not stay. What has no digest for a name, or is no
+// file, is no blob.
+func (l *Layout) sweep(ctx context.Context, keep map[digest.Digest]bool, res *GCResult) error {
+	algorithms, err := fs.ReadDir(l.root.FS(), ispec.ImageBlobsDir)
+	if err != nil {
+		return fmt.Errorf("list blobs: %w", err)
 	}
 	for _, alg := range algorithms {
-		blobs, err := fs.ReadDir(l.root.FS(), path.Join("blobs", alg.Name()))
+		if !alg.IsDir() {
+			continue
+		}
+		blobs, err := fs.ReadDir(l.root.FS(), path.Join(ispec.ImageBlobsDir, alg.Name()))
 		if err != nil {
-			return res, fmt.Errorf("list blobs: %w", err)
+			return fmt.Errorf("list blobs: %w", err)
 		}
 		for _, b := range blobs {
 			d := digest.NewDigestFromEncoded(digest.Algorithm(alg.Name()), b.Name())
-			if d.Validate() != nil || keep[d] {
+			if d.Validate() != nil || keep[d] || b.IsDir() {
 				continue
 			}
 			if err := ctx.Err(); err != nil {
-				return res, err
+				return err
 			}
-			if err := l.step("remove"); err != nil {
-				return res, err
+			if err := l.removeBlob(path.Join(ispec.ImageBlobsDir, alg.Name(), b.Name()), res); err != nil {
+				return fmt.Errorf("remove blob %s: %w", d, err)
 			}
-			info, err := b.Info()
-			if err != nil {
-				return res, fmt.Errorf("look at blob: %w", err)
-			}
-			if err := l.root.Remove(path.Join("blobs", alg.Name(), b.Name())); err != nil {
-				return res, fmt.Errorf("remove blob: %w", err)
-			}
-			res.Blobs++
-			res.Bytes += info.Size()
-		}
-	}
-	return res, nil
-}
-
-// removeStaleTemp removes temporary directories, ours and umoci's, that no process
-// holds.
-func (l *Layout) removeStaleTemp() error {
-	entries, err := fs.ReadDir(l.root.FS(), ".")
-	if err != nil {
-		return fmt.Errorf("list layout: %w", err)
-	}
-	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), ".umoci-") {
-			continue
-		}
-		dir, err := l.root.Open(e.Name())
-		if err != nil {
-			return fmt.Errorf("open %s: %w", e.Name(), err)
-		}
-		if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err = l.root.RemoveAll(e.Name())
-		}
-		if err := errors.Join(err, dir.Close()); err != nil {
-			return fmt.Errorf("remove %s: %w", e.Name(), err)
 		}
 	}
 	return nil
+}
+
+// removeBlob removes a blob and counts it, unless somebody else was faster.
+func (l *Layout) removeBlob(name string, res *GCResult) error {
+	info, err := l.root.Lstat(name)
+	if err == nil {
+		if err := l.step("remove"); err != nil {
+			return err
+		}
+		err = l.root.Remove(name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	res.Blobs++
+	res.Bytes += info.Size()
+	return nil
+}
+
+// lockTemps locks the temporary directories, ours and umoci's, that no process
+// holds, and names one that a process other than this Layout does. Those of other
+// users, which may not be opened, are neither.
+func (l *Layout) lockTemps() (stale []*os.File, busy string, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(stale))
+			stale = nil
+		}
+	}()
+	entries, err := fs.ReadDir(l.root.FS(), ".")
+	if err != nil {
+		return nil, "", fmt.Errorf("list layout: %w", err)
+	}
+	l.mu.Lock()
+	own := ""
+	if l.temp != nil {
+		own = l.temp.name
+	}
+	l.mu.Unlock()
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), tempPrefix) || e.Name() == own {
+			continue
+		}
+		dir, err := l.root.Open(e.Name())
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return stale, "", fmt.Errorf("open temporary directory: %w", err)
+		}
+		switch err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		case err == nil:
+			stale = append(stale, dir)
+		case errors.Is(err, unix.EWOULDBLOCK):
+			busy = e.Name()
+			err = dir.Close()
+			if err != nil {
+				return stale, "", fmt.Errorf("close temporary directory: %w", err)
+			}
+		default:
+			return append(stale, dir), "", fmt.Errorf("lock temporary directory %s: %w", e.Name(), err)
+		}
+	}
+	return stale, busy, nil
+}
+
+func (l *Layout) removeTemps(dirs []*os.File) error {
+	for _, dir := range dirs {
+		if err := l.step("remove"); err != nil {
+			return err
+		}
+		if err := l.root.RemoveAll(path.Base(dir.Name())); err != nil {
+			return fmt.Errorf("remove temporary directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func closeAll(files []*os.File) error {
+	var err error
+	for _, f := range files {
+		err = errors.Join(err, f.Close())
+	}
+	return err
 }

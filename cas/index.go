@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -13,11 +14,13 @@ import (
 // Index is an image index with the bytes it was read from. Entries that are not
 // touched are written as they were.
 type Index struct {
-	obj     *object
-	Entries []Entry
+	Entries []Entry // in the order of the document
+
+	obj *object
 }
 
-// Entry is one descriptor of an index.
+// Entry is one descriptor of an index. An entry that was read is written as it was:
+// to change one, put an Entry{Descriptor: d} in its place.
 type Entry struct {
 	ispec.Descriptor
 	raw json.RawMessage // nil: Descriptor counts
@@ -40,18 +43,22 @@ func emptyIndex() *object {
 }
 
 // parseIndex reads an index and refuses one that could also be read as a manifest
-// (CVE-2021-41190).
-func parseIndex(data []byte) (*Index, error) {
+// (CVE-2021-41190). want is the media type its descriptor has, "" for index.json,
+// which has none. ErrMalformed.
+func parseIndex(data []byte, want string) (*Index, error) {
 	o, err := parseObject(data)
 	if err != nil {
+		return nil, err
+	}
+	if err := o.exact("schemaVersion", "mediaType", "manifests", "config", "layers"); err != nil {
 		return nil, err
 	}
 	var mediaType string
 	if err := o.get("mediaType", &mediaType); err != nil {
 		return nil, err
 	}
-	if mediaType != "" && !isIndexType(mediaType) {
-		return nil, fmt.Errorf("an index says it is %q: %w", mediaType, ErrMalformed)
+	if mediaType != "" && mediaType != want && (want != "" || !isIndexType(mediaType)) {
+		return nil, fmt.Errorf("an index says it is a %q: %w", mediaType, ErrMalformed)
 	}
 	for _, key := range []string{"config", "layers"} {
 		if _, have := o.fields[key]; have {
@@ -64,17 +71,31 @@ func parseIndex(data []byte) (*Index, error) {
 	}
 	ix := &Index{obj: o}
 	for _, r := range raw {
-		e := Entry{raw: r}
-		if err := json.Unmarshal(r, &e.Descriptor); err != nil {
-			return nil, fmt.Errorf("index entry: %w: %v", ErrMalformed, err)
+		d, err := parseDescriptor(r)
+		if err != nil {
+			return nil, fmt.Errorf("index entry: %w", err)
 		}
-		ix.Entries = append(ix.Entries, e)
+		ix.Entries = append(ix.Entries, Entry{d, r})
 	}
 	return ix, nil
 }
 
+func parseDescriptor(raw json.RawMessage) (d ispec.Descriptor, err error) {
+	o, err := parseObject(raw)
+	if err != nil {
+		return d, err
+	}
+	if err := o.exact("mediaType", "digest", "size", "data", "urls", "annotations", "platform"); err != nil {
+		return d, err
+	}
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return d, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	return d, nil
+}
+
 func (ix *Index) bytes() ([]byte, error) {
-	list := []json.RawMessage{}
+	var list []json.RawMessage
 	for _, e := range ix.Entries {
 		raw := e.raw
 		if raw == nil {
@@ -85,9 +106,7 @@ func (ix *Index) bytes() ([]byte, error) {
 		}
 		list = append(list, raw)
 	}
-	if err := ix.obj.set("manifests", list); err != nil {
-		return nil, err
-	}
+	ix.obj.setRaw("manifests", joinArray(list))
 	return ix.obj.bytes()
 }
 
@@ -100,7 +119,7 @@ func (l *Layout) Index(ctx context.Context) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	ix, err := parseIndex(data)
+	ix, err := parseIndex(data, "")
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: %w", l.path, indexFile, err)
 	}
@@ -109,9 +128,10 @@ func (l *Layout) Index(ctx context.Context) (*Index, error) {
 
 // Update changes index.json: fn is called with what is there now, under the lock
 // that every writer of this program takes, and the result replaces the file in one
-// step. An error of fn leaves it as it was.
+// step. An error of fn leaves it as it was, and what fn does not touch keeps its
+// bytes.
 func (l *Layout) Update(ctx context.Context, fn func(*Index) error) (err error) {
-	release, err := l.lock(lockIndex, unix.F_WRLCK, false)
+	release, err := l.lock(ctx, lockIndex, unix.F_WRLCK, false)
 	if err != nil {
 		return err
 	}
@@ -131,16 +151,16 @@ func (l *Layout) Update(ctx context.Context, fn func(*Index) error) (err error) 
 }
 
 // SetRef points a reference at a descriptor: every entry of that name goes, and one
-// is added.
+// is added at the end, as umoci does. ErrBadTag.
 func (l *Layout) SetRef(ctx context.Context, tag string, desc ispec.Descriptor) error {
 	if err := CheckTag(tag); err != nil {
 		return err
 	}
 	return l.Update(ctx, func(ix *Index) error {
 		ix.removeRef(tag)
-		annotations := map[string]string{}
-		for k, v := range desc.Annotations {
-			annotations[k] = v
+		annotations := maps.Clone(desc.Annotations)
+		if annotations == nil {
+			annotations = map[string]string{}
 		}
 		annotations[ispec.AnnotationRefName] = tag
 		desc.Annotations = annotations

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // MaxDocument bounds the JSON documents that are read, in bytes. The largest
@@ -71,46 +72,64 @@ func (l *Layout) check() error {
 }
 
 // Create makes an empty layout; path must not exist, its parents are made.
-func Create(path string) (_ *Layout, err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// ErrExists otherwise. Where it fails nothing is left at path.
+func Create(path string) (*Layout, error) { return create(path, nil) }
+
+func create(path string, fault func(step string) error) (_ *Layout, err error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
-	if err := os.Mkdir(path, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(abs), 0o755); err != nil {
+		return nil, fmt.Errorf("create image layout: %w", err)
+	}
+	if err := os.Mkdir(abs, 0o755); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("create image layout: %s %w", path, ErrExists)
 		}
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, fmt.Errorf("create image layout: %w", err)
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	l := &Layout{path: abs, root: root}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.Close())
+			err = errors.Join(err, os.RemoveAll(abs))
 		}
 	}()
-	if err := root.MkdirAll("blobs/sha256", 0o755); err != nil {
+	root, err := os.OpenRoot(abs)
+	if err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
-	for name, v := range map[string]any{
-		ispec.ImageLayoutFile: ispec.ImageLayout{Version: ispec.ImageLayoutVersion},
-		indexFile:             emptyIndex(),
-	} {
-		data, err := marshal(v)
-		if err != nil {
-			return nil, err
-		}
-		if err := l.replaceFile(name, append(data, '\n')); err != nil {
-			return nil, err
-		}
+	l := &Layout{path: abs, root: root, Fault: fault}
+	if err := l.fill(); err != nil {
+		return nil, errors.Join(fmt.Errorf("create image layout: %w", err), l.Close())
 	}
 	return l, nil
+}
+
+// fill writes what an empty layout has. oci-layout, which makes it one, is last.
+func (l *Layout) fill() error {
+	if err := l.ensureDir("blobs/sha256"); err != nil {
+		return err
+	}
+	index, err := emptyIndex().bytes()
+	if err != nil {
+		return err
+	}
+	if err := l.replaceFile(indexFile, append(index, '\n')); err != nil {
+		return err
+	}
+	version, err := marshal(ispec.ImageLayout{Version: ispec.ImageLayoutVersion})
+	if err != nil {
+		return err
+	}
+	if err := l.replaceFile(ispec.ImageLayoutFile, append(version, '\n')); err != nil {
+		return err
+	}
+	// The lock exists from the start: readers who may not create it can pin.
+	lock, err := l.openLock()
+	if err != nil {
+		return err
+	}
+	return lock.Close()
 }
 
 // Path is the layout's absolute path.
@@ -135,9 +154,29 @@ func (l *Layout) step(name string) error {
 	return l.Fault(name)
 }
 
+// openFile opens a regular file of the layout for reading. What else may stand
+// under its name is refused, and is not waited for as a fifo's writer would be.
+func (l *Layout) openFile(name string) (*os.File, error) {
+	f, err := l.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file: %w", filepath.Join(l.path, name), ErrMalformed)
+	}
+	if err == nil {
+		err = unix.SetNonblock(int(f.Fd()), false)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // readFile reads a bounded file of the layout.
 func (l *Layout) readFile(name string) ([]byte, error) {
-	f, err := l.root.Open(name)
+	f, err := l.openFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", filepath.Join(l.path, name), err)
 	}
@@ -160,7 +199,7 @@ func (l *Layout) replaceFile(name string, data []byte) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.discard()) }()
 	if err := l.step("write"); err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	if _, err := w.f.Write(data); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)

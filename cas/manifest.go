@@ -11,12 +11,11 @@ import (
 // Docker's own media types, which OCI's were made after. They are read, and kept
 // where an image has them.
 const (
-	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerIndex        = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerConfig       = "application/vnd.docker.container.image.v1+json"
-	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar"
-	dockerLayerGzip    = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-	dockerLayerForeign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+	dockerManifest  = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerIndex     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerConfig    = "application/vnd.docker.container.image.v1+json"
+	dockerLayer     = "application/vnd.docker.image.rootfs.diff.tar"
+	dockerLayerGzip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 )
 
 func isIndexType(mediaType string) bool {
@@ -27,7 +26,8 @@ func isManifestType(mediaType string) bool {
 	return mediaType == ispec.MediaTypeImageManifest || mediaType == dockerManifest
 }
 
-// Image is one manifest and its config, decoded and as the bytes they were.
+// Image is one manifest and its config, decoded and as the bytes they were. It is
+// not changed by Commit.
 type Image struct {
 	Path     *Path
 	Manifest ispec.Manifest
@@ -37,11 +37,14 @@ type Image struct {
 	config   *object
 }
 
-// RawConfig is the config as it is stored, or will be.
-func (img *Image) RawConfig() ([]byte, error) { return img.config.bytes() }
-
-// Image reads the manifest at the end of a path, and its config.
+// Image reads the manifest at the end of a path, and its config. There are as many
+// diff_ids as layers, and the layers' digests and sizes are possible ones; whether
+// their blobs are there is not looked at. ErrMediaType, ErrMalformed, ErrDigest,
+// ErrBlobNotFound, ErrTooLarge.
 func (l *Layout) Image(ctx context.Context, p *Path) (*Image, error) {
+	if len(p.Walk) == 0 {
+		return nil, fmt.Errorf("an empty path leads to no manifest: %w", ErrMalformed)
+	}
 	desc := p.Descriptor()
 	if !isManifestType(desc.MediaType) {
 		return nil, fmt.Errorf("%s is a %q, not an image manifest: %w", desc.Digest, desc.MediaType, ErrMediaType)
@@ -66,6 +69,9 @@ func (l *Layout) Image(ctx context.Context, p *Path) (*Image, error) {
 	if img.config, err = parseObject(data); err != nil {
 		return nil, fmt.Errorf("config %s: %w", img.Manifest.Config.Digest, err)
 	}
+	if err := img.config.exact("rootfs", "history", "config"); err != nil {
+		return nil, fmt.Errorf("config %s: %w", img.Manifest.Config.Digest, err)
+	}
 	if err := json.Unmarshal(data, &img.Config); err != nil {
 		return nil, fmt.Errorf("config %s: %w: %v", img.Manifest.Config.Digest, ErrMalformed, err)
 	}
@@ -82,11 +88,14 @@ func (l *Layout) Image(ctx context.Context, p *Path) (*Image, error) {
 // checkManifest refuses a manifest that could also be read as an index
 // (CVE-2021-41190), and one of something else than an image.
 func (img *Image) checkManifest() error {
+	if err := img.manifest.exact("schemaVersion", "mediaType", "config", "layers", "manifests", "annotations"); err != nil {
+		return err
+	}
 	if _, have := img.manifest.fields["manifests"]; have {
 		return fmt.Errorf("it has the field \"manifests\" of an index: %w", ErrMalformed)
 	}
-	if t := img.Manifest.MediaType; t != "" && !isManifestType(t) {
-		return fmt.Errorf("it says it is a %q: %w", t, ErrMalformed)
+	if t := img.Manifest.MediaType; t != "" && t != img.Path.Descriptor().MediaType {
+		return fmt.Errorf("it says it is a %q, its descriptor that it is a %q: %w", t, img.Path.Descriptor().MediaType, ErrMalformed)
 	}
 	switch t := img.Manifest.Config.MediaType; t {
 	case ispec.MediaTypeImageConfig, dockerConfig:

@@ -46,9 +46,9 @@ func (img *Image) LayerCompression(want string) (string, error) {
 	}
 	for _, d := range slices.Backward(img.Manifest.Layers) {
 		switch {
-		case strings.HasSuffix(d.MediaType, "+zstd"):
+		case strings.HasSuffix(d.MediaType, "+zstd"), strings.HasSuffix(d.MediaType, ".zstd"):
 			return CompressZstd, nil
-		case strings.HasSuffix(d.MediaType, "gzip"):
+		case strings.HasSuffix(d.MediaType, "+gzip"), strings.HasSuffix(d.MediaType, ".gzip"):
 			return CompressGzip, nil
 		}
 	}
@@ -85,12 +85,18 @@ type Change struct {
 
 // Commit writes the image with the change applied, and every index on its path,
 // and returns the new path. Nothing refers to it yet: see SetRef. Hold a Pin from
-// before the first blob is written until the reference is set.
+// before the first blob is written until the reference is set. Fields that are not
+// known here stay, in configs, manifests, indexes and descriptors. The image itself
+// is not changed: the same change can be tried again.
 func (l *Layout) Commit(ctx context.Context, img *Image, c Change) (*Path, error) {
-	if err := img.applyConfig(c); err != nil {
+	if len(img.Path.Walk) == 0 {
+		return nil, fmt.Errorf("an empty path leads to no manifest: %w", ErrMalformed)
+	}
+	config, err := img.changedConfig(c)
+	if err != nil {
 		return nil, err
 	}
-	data, err := img.config.bytes()
+	data, err := config.bytes()
 	if err != nil {
 		return nil, err
 	}
@@ -98,17 +104,11 @@ func (l *Layout) Commit(ctx context.Context, img *Image, c Change) (*Path, error
 	if err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
-	if err := img.manifest.set("config", ispec.Descriptor{
-		MediaType: img.Manifest.Config.MediaType, Digest: d, Size: size,
-	}); err != nil {
+	manifest, err := img.changedManifest(c, d, size)
+	if err != nil {
 		return nil, err
 	}
-	for _, layer := range c.Layers {
-		if err := img.manifest.appendTo("layers", layer.descriptor()); err != nil {
-			return nil, err
-		}
-	}
-	if data, err = img.manifest.bytes(); err != nil {
+	if data, err = manifest.bytes(); err != nil {
 		return nil, err
 	}
 	if d, size, err = l.putJSON(ctx, data); err != nil {
@@ -125,30 +125,48 @@ func (n NewLayer) descriptor() ispec.Descriptor {
 	return d
 }
 
-// applyConfig adds diff_ids and history.
-func (img *Image) applyConfig(c Change) error {
-	var raw json.RawMessage
-	if err := img.config.get("rootfs", &raw); err != nil {
-		return err
-	}
-	rootfs, err := parseObject(raw)
+// changedConfig is the config with diff_ids and history added.
+func (img *Image) changedConfig(c Change) (*object, error) {
+	config := img.config.clone()
+	rootfs, err := parseObject(config.fields["rootfs"])
 	if err != nil {
-		return fmt.Errorf("config: rootfs: %w", err)
+		return nil, fmt.Errorf("config: rootfs: %w", err)
+	}
+	if err := rootfs.exact("type", "diff_ids"); err != nil {
+		return nil, fmt.Errorf("config: rootfs: %w", err)
 	}
 	for _, layer := range c.Layers {
 		if err := rootfs.appendTo("diff_ids", layer.DiffID); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := img.config.set("rootfs", rootfs); err != nil {
-		return err
+	raw, err := rootfs.bytes()
+	if err != nil {
+		return nil, err
 	}
+	config.setRaw("rootfs", raw)
 	for _, h := range c.History {
-		if err := img.config.appendTo("history", h); err != nil {
-			return err
+		if err := config.appendTo("history", h); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return config, nil
+}
+
+// changedManifest is the manifest with layers added and another config.
+func (img *Image) changedManifest(c Change, config digest.Digest, size int64) (*object, error) {
+	manifest := img.manifest.clone()
+	raw, err := repoint(manifest.fields["config"], config, size)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: config: %w", err)
+	}
+	manifest.setRaw("config", raw)
+	for _, layer := range c.Layers {
+		if err := manifest.appendTo("layers", layer.descriptor()); err != nil {
+			return nil, err
+		}
+	}
+	return manifest, nil
 }
 
 // commitPath rewrites the indexes between a manifest that has changed and the root.
@@ -156,26 +174,19 @@ func (l *Layout) commitPath(ctx context.Context, old *Path, d digest.Digest, siz
 	walk := slices.Clone(old.Walk)
 	for i := len(walk) - 1; ; i-- {
 		was := walk[i]
-		walk[i].Digest, walk[i].Size, walk[i].Data = d, size, nil
+		walk[i].Digest, walk[i].Size, walk[i].Data, walk[i].URLs = d, size, nil, nil
 		if i == 0 {
 			return &Path{Walk: walk}, nil
 		}
-		data, err := l.ReadBlob(ctx, walk[i-1])
+		ix, err := l.nestedIndex(ctx, walk[i-1])
 		if err != nil {
-			return nil, fmt.Errorf("read index: %w", err)
+			return nil, err
 		}
-		ix, err := parseIndex(data)
-		if err != nil {
+		if err := ix.repoint(was, d, size); err != nil {
 			return nil, fmt.Errorf("index %s: %w", walk[i-1].Digest, err)
 		}
-		for j := range ix.Entries {
-			if ix.Entries[j].Digest == was.Digest {
-				if err := ix.Entries[j].replace(d, size); err != nil {
-					return nil, err
-				}
-			}
-		}
-		if data, err = ix.bytes(); err != nil {
+		data, err := ix.bytes()
+		if err != nil {
 			return nil, err
 		}
 		if d, size, err = l.putJSON(ctx, data); err != nil {
@@ -184,25 +195,56 @@ func (l *Layout) commitPath(ctx context.Context, old *Path, d digest.Digest, siz
 	}
 }
 
-// replace points an entry elsewhere and keeps whatever else it says.
-func (e *Entry) replace(d digest.Digest, size int64) error {
-	e.Digest, e.Size, e.Data = d, size, nil
-	if e.raw == nil {
-		return nil
+// repoint leads the entries that are was elsewhere. An entry for another platform is
+// another one, even where it leads to the same manifest.
+func (ix *Index) repoint(was ispec.Descriptor, d digest.Digest, size int64) error {
+	found := false
+	for i := range ix.Entries {
+		e := &ix.Entries[i]
+		if e.Digest != was.Digest || !samePlatform(e.Platform, was.Platform) {
+			continue
+		}
+		raw, err := repoint(e.raw, d, size)
+		if err != nil {
+			return err
+		}
+		if e.Descriptor, err = parseDescriptor(raw); err != nil {
+			return err
+		}
+		e.raw, found = raw, true
 	}
-	o, err := parseObject(e.raw)
+	if !found {
+		return fmt.Errorf("it does not list %s: %w", was.Digest, ErrMalformed)
+	}
+	return nil
+}
+
+func samePlatform(a, b *ispec.Platform) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.OS == b.OS && a.Architecture == b.Architecture && a.Variant == b.Variant
+}
+
+// repoint leads a descriptor elsewhere and keeps whatever else it says, but for what
+// is the old content.
+func repoint(raw json.RawMessage, d digest.Digest, size int64) (json.RawMessage, error) {
+	o, err := parseObject(raw)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if err := o.exact("digest", "size", "data", "urls"); err != nil {
+		return nil, err
 	}
 	o.remove("data")
+	o.remove("urls")
 	if err := o.set("digest", d); err != nil {
-		return err
+		return nil, err
 	}
 	if err := o.set("size", size); err != nil {
-		return err
+		return nil, err
 	}
-	e.raw, err = o.bytes()
-	return err
+	return o.bytes()
 }
 
 // Blank is a new image without layers: what `umoci new` writes.

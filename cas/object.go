@@ -4,14 +4,20 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
 )
 
 // object is a JSON object whose unknown fields and order survive a change.
 type object struct {
-	keys   []string
-	fields map[string]json.RawMessage
+	keys   []string                   // in the order of the document
+	fields map[string]json.RawMessage // as they stand in the document
 }
 
+// parseObject reads one object and nothing after it. A field that is there twice is
+// refused: which of the two counts differs from reader to reader. ErrMalformed.
 func parseObject(data []byte) (*object, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	tok, err := dec.Token()
@@ -35,15 +41,38 @@ func parseObject(data []byte) (*object, error) {
 		if err := dec.Decode(&value); err != nil {
 			return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 		}
-		if _, have := o.fields[key]; !have {
-			o.keys = append(o.keys, key)
+		if _, have := o.fields[key]; have {
+			return nil, fmt.Errorf("%w: field %q is there twice", ErrMalformed, key)
 		}
+		o.keys = append(o.keys, key)
 		o.fields[key] = value
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, fmt.Errorf("%w: something follows the JSON object", ErrMalformed)
+	}
 	return o, nil
+}
+
+// exact refuses fields whose names are those given but for the case of letters.
+// encoding/json takes the one for the other where the specification does not: a
+// document would mean one thing here and another thing elsewhere.
+func (o *object) exact(names ...string) error {
+	for _, key := range o.keys {
+		for _, name := range names {
+			if key != name && strings.EqualFold(key, name) {
+				return fmt.Errorf("%w: field %q in place of %q", ErrMalformed, key, name)
+			}
+		}
+	}
+	return nil
+}
+
+// clone is a copy that can be changed: fields are replaced, and never written to.
+func (o *object) clone() *object {
+	return &object{keys: slices.Clone(o.keys), fields: maps.Clone(o.fields)}
 }
 
 // get decodes a field into v; an absent or null field leaves v as it is.
@@ -64,11 +93,15 @@ func (o *object) set(key string, v any) error {
 	if err != nil {
 		return err
 	}
+	o.setRaw(key, raw)
+	return nil
+}
+
+func (o *object) setRaw(key string, raw json.RawMessage) {
 	if _, have := o.fields[key]; !have {
 		o.keys = append(o.keys, key)
 	}
 	o.fields[key] = raw
-	return nil
 }
 
 // remove drops a field.
@@ -77,15 +110,10 @@ func (o *object) remove(key string) {
 		return
 	}
 	delete(o.fields, key)
-	for i, k := range o.keys {
-		if k == key {
-			o.keys = append(o.keys[:i], o.keys[i+1:]...)
-			return
-		}
-	}
+	o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
 }
 
-// appendTo adds v to an array field.
+// appendTo adds v to an array field, which is made where it is missing.
 func (o *object) appendTo(key string, v any) error {
 	var list []json.RawMessage
 	if err := o.get(key, &list); err != nil {
@@ -95,7 +123,21 @@ func (o *object) appendTo(key string, v any) error {
 	if err != nil {
 		return err
 	}
-	return o.set(key, append(list, raw))
+	o.setRaw(key, joinArray(append(list, raw)))
+	return nil
+}
+
+// joinArray is a JSON array of elements as they are; encoding/json would take the
+// white space out of them.
+func joinArray(list []json.RawMessage) json.RawMessage {
+	out := json.RawMessage{'['}
+	for i, raw := range list {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, raw...)
+	}
+	return append(out, ']')
 }
 
 func (o *object) bytes() ([]byte, error) {
@@ -116,9 +158,6 @@ func (o *object) bytes() ([]byte, error) {
 	b.WriteByte('}')
 	return b.Bytes(), nil
 }
-
-// MarshalJSON is the object as it is written.
-func (o *object) MarshalJSON() ([]byte, error) { return o.bytes() }
 
 // marshal is JSON without the escaping of <, > and &, which OCI documents do not
 // need, and which would change values that are only passed on.
