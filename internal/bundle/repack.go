@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/layer"
@@ -33,6 +37,10 @@ type RepackOptions struct {
 	Epoch *time.Time // SOURCE_DATE_EPOCH; nil: not set
 	Now   time.Time  // what the history says, where nothing else is asked for
 	Log   *slog.Logger
+
+	// fault, where set, is asked before each system call that changes the layout;
+	// its error is returned in that call's place. For tests.
+	fault func(step string) error
 }
 
 // HistoryOptions say what the image's history says of a repack.
@@ -74,11 +82,15 @@ func Repack(ctx context.Context, opt RepackOptions) (*RepackResult, error) {
 
 // repackView is Repack of a bundle of ours.
 func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err error) {
+	if err := flushMount(opt.Bundle, opt.Log); err != nil {
+		return nil, err
+	}
 	v, err := OpenView(ctx, opt.Bundle, opt.Layout, opt.Log)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
+	v.Layout.Fault = opt.fault
 	d, err := newDiffing(ctx, v, opt.Log)
 	if err != nil {
 		return nil, err
@@ -100,7 +112,7 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	if err != nil {
 		return nil, err
 	}
-	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.cache.Cache, view: viewTree{v.FS}}
+	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.cache.Cache, view: viewTree{v.FS}, held: v.stillFrozen}
 	if opt.CacheDir != "" {
 		c, err := newCache(opt.CacheDir, opt.Log)
 		if err != nil {
@@ -123,6 +135,46 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	return res, nil
 }
 
+// flushMount makes the kernel hand over what programs wrote through a shared
+// mapping of a file of the mount. It comes before the freeze, which would hold it.
+func flushMount(bundle string, log *slog.Logger) error {
+	mounted, err := isMounted(bundle)
+	if err != nil || !mounted {
+		return err
+	}
+	root, err := os.Open(filepath.Join(bundle, rootfsName))
+	if errors.Is(err, fs.ErrPermission) {
+		log.Info("another user's mount: what its programs wrote to mapped files may be missing", "bundle", bundle)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("flush the mount: %w", err)
+	}
+	if err := unix.Syncfs(int(root.Fd())); err != nil {
+		return errors.Join(fmt.Errorf("flush the mount: %w", err), root.Close())
+	}
+	return root.Close()
+}
+
+// errThawed says that a mount's writers could go on while the view was read.
+var errThawed = errors.New("the mount's writers were held for too short a time: unmount the bundle first")
+
+// stillFrozen reports errThawed where the daemon has let the writers go, as it does
+// after maxFreeze.
+func (v *View) stillFrozen() error {
+	if v.hold == nil {
+		return nil
+	}
+	if err := v.hold.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		return errors.Join(errThawed, err)
+	}
+	var b [1]byte
+	if _, err := v.hold.Read(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return errThawed
+	}
+	return nil
+}
+
 // maskList is what is left out of a layer.
 func maskList(opt RepackOptions, img *cas.Image) masks {
 	var volumes []string
@@ -139,6 +191,7 @@ type layerWriting struct {
 	image  *cas.Image
 	cache  *layer.Cache // may be nil
 	view   versionedTree
+	held   func() error // the view was frozen all along; may be nil
 
 	path *cas.Path // of the new image, once it is written
 }
@@ -156,6 +209,11 @@ func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackRe
 			return nil, err
 		}
 		change.Layers = []cas.NewLayer{*res.Layer}
+	}
+	if w.held != nil {
+		if err := w.held(); err != nil {
+			return nil, err
+		}
 	}
 	if h := w.opt.History; !h.None {
 		change.History = []ispec.History{w.history(res.Layer == nil)}

@@ -75,7 +75,7 @@ func (t *dirTree) owner(p string, st *syscall.Stat_t) (uid, gid uint32, err erro
 			gid, err = toContainer(t.maps.GIDMappings, st.Gid)
 		}
 		if err != nil {
-			return 0, 0, fmt.Errorf("owner of %q: %w", p, err)
+			return 0, 0, err
 		}
 		return uid, gid, nil
 	}
@@ -83,10 +83,7 @@ func (t *dirTree) owner(p string, st *syscall.Stat_t) (uid, gid uint32, err erro
 	if err != nil {
 		return 0, 0, err
 	}
-	if uid, gid, err = parseRootless([]byte(x[rootlessXattr])); err != nil {
-		return 0, 0, fmt.Errorf("owner of %q: %w", p, err)
-	}
-	return uid, gid, nil
+	return parseRootless([]byte(x[rootlessXattr]))
 }
 
 // toContainer is the image's id for one of the host.
@@ -99,7 +96,7 @@ func toContainer(mappings []idMapping, id uint32) (uint32, error) {
 			return m.ContainerID + (id - m.HostID), nil
 		}
 	}
-	return 0, fmt.Errorf("the bundle's mapping has no image id for %d", id)
+	return 0, fmt.Errorf("owner %d is outside the bundle's id mapping", id)
 }
 
 var errRootless = errors.New("malformed " + rootlessXattr)
