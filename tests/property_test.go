@@ -234,6 +234,15 @@ func (o *randomOps) removeAll(p, _ string) error {
 	return os.RemoveAll(p)
 }
 
+// removeAll is os.RemoveAll where the parent is a directory: that opens the parent,
+// and would wait for a writer of a fifo.
+func removeAll(p, _ string) error {
+	if info, err := os.Stat(filepath.Dir(p)); err != nil || !info.IsDir() {
+		return unix.ENOTDIR
+	}
+	return os.RemoveAll(p)
+}
+
 func exchange(p, q string) error {
 	return unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, q, unix.RENAME_EXCHANGE)
 }
