@@ -3,6 +3,7 @@ package tests
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -99,7 +100,7 @@ func randomLayers(rnd *rand.Rand) []imagetest.Layer {
 		}
 		kind := map[string]string{} // of this layer's paths
 		var files []string
-		for range 40 {
+		for range 150 {
 			p := randomPath(rnd)
 			if kind[p] != "" || !randomParents(&text, kind, p) {
 				continue
@@ -112,7 +113,7 @@ func randomLayers(rnd *rand.Rand) []imagetest.Layer {
 			}
 		}
 		if n > 0 {
-			for range 6 {
+			for range 40 {
 				if p := randomPath(rnd); kind[p] == "" && kind[filepath.Dir(p)] == "dir" {
 					text.WriteString("whiteout " + strconv.Quote(p) + "\n")
 				}
@@ -165,6 +166,9 @@ type randomOps struct {
 	root string
 	open []*os.File
 	log  []string
+
+	known []string // paths of the tree, as they were a few operations ago
+	dirs  []string // those of them that are directories
 }
 
 // refusals are what operations on the wrong kind of object, or on none, give.
@@ -183,34 +187,76 @@ func (o *randomOps) closeAll() {
 	o.open = nil
 }
 
+// look lists the tree anew.
+func (o *randomOps) look() {
+	o.t.Helper()
+	o.known, o.dirs = nil, []string{o.root}
+	err := filepath.WalkDir(o.root, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && name != o.root {
+			o.known = append(o.known, name)
+			if d.IsDir() {
+				o.dirs = append(o.dirs, name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		o.t.Errorf("list the tree: %v", err)
+	}
+}
+
+// path is most of the time one that exists.
 func (o *randomOps) path() string {
-	return filepath.Join(o.root, randomPath(o.rnd))
+	if len(o.known) == 0 || o.rnd.IntN(10) == 0 {
+		return filepath.Join(o.root, randomPath(o.rnd))
+	}
+	return o.known[o.rnd.IntN(len(o.known))]
+}
+
+// place is a name in a directory: most of the time nothing has it.
+func (o *randomOps) place() string {
+	return filepath.Join(o.dirs[o.rnd.IntN(len(o.dirs))], randomNames[o.rnd.IntN(len(randomNames))])
 }
 
 func (o *randomOps) one() {
 	o.t.Helper()
+	if len(o.log)%10 == 0 {
+		o.look()
+	}
+	// p of a making operation is a place, and that of others a path.
+	const place = true
 	ops := []struct {
 		name string
+		p, q bool
 		run  func(p, q string) error
 	}{
-		{"write", o.write}, {"write", o.write}, {"append", o.append}, {"truncate", o.truncate}, {"keep open", o.keepOpen},
-		{"write to an open file", o.writeOpen}, {"mkdir", func(p, _ string) error { return os.Mkdir(p, 0o755) }},
-		{"mkdir", func(p, _ string) error { return os.Mkdir(p, 0o755) }},
-		{"remove", func(p, _ string) error { return os.Remove(p) }},
-		{"remove all", o.removeAll},
-		{"rename", os.Rename}, {"rename", os.Rename}, {"link", os.Link}, {"exchange", exchange},
-		{"symlink", func(p, q string) error { return os.Symlink(filepath.Base(q), p) }},
-		{"chmod", func(p, _ string) error { return unix.Fchmodat(unix.AT_FDCWD, p, uint32(o.rnd.IntN(0o10000)), 0) }},
-		{"chown", func(p, _ string) error { return os.Lchown(p, o.rnd.IntN(5), o.rnd.IntN(5)) }},
-		{"utimes", o.utimes}, {"set attribute", o.setXattr},
-		{"remove attribute", func(p, _ string) error { return unix.Lremovexattr(p, "user.n") }},
-		{"mkfifo", func(p, _ string) error { return unix.Mkfifo(p, 0o600) }},
-		{"mknod", func(p, _ string) error {
+		{"write", false, false, o.write}, {"write", place, false, o.write}, {"append", false, false, o.append},
+		{"truncate", false, false, o.truncate}, {"keep open", false, false, o.keepOpen},
+		{"write to an open file", false, false, o.writeOpen},
+		{"mkdir", place, false, func(p, _ string) error { return os.Mkdir(p, 0o755) }},
+		{"mkdir", place, false, func(p, _ string) error { return os.Mkdir(p, 0o755) }},
+		{"remove", false, false, func(p, _ string) error { return os.Remove(p) }},
+		{"remove all", place, false, removeAll},
+		{"rename", false, place, os.Rename}, {"rename", false, place, os.Rename}, {"rename", false, false, os.Rename},
+		{"link", false, place, os.Link}, {"link", false, place, os.Link}, {"exchange", false, false, exchange},
+		{"symlink", place, false, func(p, q string) error { return os.Symlink(filepath.Base(q), p) }},
+		{"chmod", false, false, func(p, _ string) error { return unix.Fchmodat(unix.AT_FDCWD, p, uint32(o.rnd.IntN(0o10000)), 0) }},
+		{"chown", false, false, func(p, _ string) error { return os.Lchown(p, o.rnd.IntN(5), o.rnd.IntN(5)) }},
+		{"utimes", false, false, o.utimes}, {"set attribute", false, false, o.setXattr},
+		{"remove attribute", false, false, func(p, _ string) error { return unix.Lremovexattr(p, "user.n") }},
+		{"mkfifo", place, false, func(p, _ string) error { return unix.Mkfifo(p, 0o600) }},
+		{"mknod", place, false, func(p, _ string) error {
 			return unix.Mknod(p, unix.S_IFBLK|0o600, int(unix.Mkdev(7, uint32(1+o.rnd.IntN(300)))))
 		}},
-		{"punch", o.punch}, {"copy", o.copy}, {"unnamed file", o.unnamed},
+		{"punch", false, false, o.punch}, {"copy", false, place, o.copy}, {"unnamed file", place, false, o.unnamed},
 	}
 	op, p, q := ops[o.rnd.IntN(len(ops))], o.path(), o.path()
+	if op.p {
+		p = o.place()
+	}
+	if op.q {
+		q = o.place()
+	}
 	err := op.run(p, q)
 	rel := func(s string) string { return strings.ReplaceAll(s, strings.Repeat("x", 200), "x…") }
 	o.log = append(o.log, fmt.Sprintf("%s %s %s: %v", op.name, rel(p[len(o.root):]), rel(q[len(o.root):]), err))
