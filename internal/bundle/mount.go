@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -46,28 +45,24 @@ type MountResult struct {
 // none. A bundle with changes goes on with them. When it fails, what was not there
 // before is not there after.
 func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) {
-	before, beforeErr := os.Stat(opt.Bundle)
-	d, made, err := makeDir(opt.Bundle)
-	if err != nil {
+	m := &mounting{opt: opt}
+	if err := m.makeDir(); err != nil {
 		return nil, err
 	}
-	m := &mounting{opt: opt, dir: d}
-	if beforeErr == nil {
-		m.before = before
-	}
+	d := m.dir
 	defer func() {
-		if err != nil && made {
+		if err != nil && m.made {
 			err = errors.Join(err, m.undo())
 		}
 		err = errors.Join(err, d.close())
 	}()
-	if err := m.checkFree(made); err != nil {
-		return nil, err
-	}
-	if err := m.openImage(ctx); err != nil {
+	if err := m.checkFree(); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.closeImage()) }()
+	if err := m.openImage(ctx); err != nil {
+		return nil, err
+	}
 	if err := m.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -84,8 +79,10 @@ type mounting struct {
 	dir    *dir
 	state  *State
 	resume bool
+	made   bool        // there was no bundle: undo removes what a failure leaves
 	wrote  []string    // what undo removes beside the rest
 	before os.FileInfo // of the bundle's directory; nil: it was not there
+	parent string      // topmost directory above the bundle that was not there; "" for none
 
 	layout *cas.Layout
 	image  *cas.Image
@@ -95,65 +92,8 @@ type mounting struct {
 	lower  *layer.Image
 }
 
-// makeDir opens the bundle's directory for a change, and makes what is missing of
-// it; made reports that it was no bundle of ours before.
-func makeDir(path string) (d *dir, made bool, err error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return nil, false, fmt.Errorf("open bundle: %w", err)
-	}
-	_, err = os.Lstat(filepath.Join(abs, stateDir, stateName))
-	switch {
-	case err == nil:
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		made = true
-	default:
-		return nil, false, fmt.Errorf("open bundle: %w", err)
-	}
-	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
-		return nil, false, fmt.Errorf("%s %w, and is no directory", abs, ErrExists)
-	}
-	if made {
-		for _, name := range []string{configName, rootfsName, umociName} {
-			if _, err := os.Lstat(filepath.Join(abs, name)); err == nil {
-				return nil, false, fmt.Errorf("%s %w, and is not a umoci-mount bundle's", filepath.Join(abs, name), ErrExists)
-			}
-		}
-		if err := os.MkdirAll(filepath.Join(abs, stateDir), 0o700); err != nil {
-			return nil, false, fmt.Errorf("create bundle: %w", err)
-		}
-		if err := os.Chmod(abs, 0o700); err != nil {
-			return nil, false, fmt.Errorf("create bundle: %w", err)
-		}
-	}
-	d, err = openDir(abs)
-	return d, made, err
-}
-
-// undo removes what a failed first mount has made. A directory that was there
-// before stays, with the mode it had.
-func (m *mounting) undo() error {
-	var errs []error
-	for _, name := range []string{configName, umociName, upperName, workName, stateDir} {
-		errs = append(errs, os.RemoveAll(m.dir.file(name)))
-	}
-	for _, name := range m.wrote {
-		errs = append(errs, os.RemoveAll(name))
-	}
-	if err := os.Remove(m.dir.file(rootfsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
-	}
-	if m.before != nil {
-		return errors.Join(append(errs, os.Chmod(m.dir.path, m.before.Mode().Perm()))...)
-	}
-	return errors.Join(append(errs, os.Remove(m.dir.path))...)
-}
-
 // checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
-func (m *mounting) checkFree(made bool) error {
-	if made {
-		return nil
-	}
+func (m *mounting) checkFree() error {
 	mounted, err := isMounted(m.dir.path)
 	if err != nil {
 		return err
@@ -403,5 +343,6 @@ func (m *mounting) serveHere(ctx context.Context) error {
 	if err := unix.Flock(int(m.dir.lock.Fd()), unix.LOCK_UN); err != nil {
 		return fmt.Errorf("unlock bundle: %w", err)
 	}
-	return Serve(ctx, m.dir.path, ServeOptions{Log: m.opt.Log})
+	// What a mount that was live has recorded stays, however it ends.
+	return Serve(ctx, m.dir.path, ServeOptions{Log: m.opt.Log, Ready: func() { m.made = false }})
 }

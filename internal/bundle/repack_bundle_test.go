@@ -62,8 +62,9 @@ func newUnmounted(t *testing.T, recs ...layer.Record) *unmounted {
 	if img, err = l.Image(ctx, path); err != nil {
 		t.Fatal(err)
 	}
-	d, _, err := makeDir(u.bundle)
-	u.must(err)
+	m := &mounting{opt: MountOptions{Bundle: u.bundle}}
+	u.must(m.makeDir())
+	d := m.dir
 	u.must(d.writeState(&State{
 		Layout: u.layout, Tag: "base", Manifest: path.Descriptor(), Layers: stateLayers(img),
 		Options: StateOptions{CacheDir: u.cache, Rootless: os.Geteuid() != 0},

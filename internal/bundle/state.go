@@ -100,15 +100,16 @@ type dir struct {
 }
 
 // openDir opens a bundle's directory and locks it for a change. It makes nothing.
+// Its path is without symlinks, as mount tables have it.
 func openDir(path string) (*dir, error) {
 	abs, err := filepath.Abs(path)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open bundle: %w", err)
 	}
 	d := &dir{path: abs}
-	if _, err := os.Stat(abs); err != nil {
-		return nil, fmt.Errorf("open bundle: %w", err)
-	}
 	if d.lock, err = os.OpenFile(d.state(lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%s: %w", abs, ErrNotBundle)
@@ -121,6 +122,11 @@ func openDir(path string) (*dir, error) {
 			return nil, fmt.Errorf("%s: %w", abs, ErrInUse)
 		}
 		return nil, fmt.Errorf("lock bundle: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.lock.Fd()), &st); err != nil || st.Nlink == 0 {
+		_ = d.lock.Close() // a first mount has failed meanwhile, and removed what it made
+		return nil, fmt.Errorf("%s: %w", abs, ErrInUse)
 	}
 	return d, nil
 }

@@ -1,0 +1,118 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// makeDir opens the bundle's directory for a change, and makes what is missing of
+// it. When it fails, what it has made is gone.
+func (m *mounting) makeDir() (err error) {
+	abs, err := filepath.Abs(m.opt.Bundle)
+	if err != nil {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	switch info, err := os.Stat(abs); {
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s %w, and is no directory", abs, ErrExists)
+	case err == nil:
+		m.before = info
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	inner := filepath.Join(abs, stateDir)
+	if !fileExists(inner) {
+		defer func() {
+			if err != nil && !errors.Is(err, ErrInUse) {
+				_ = os.Remove(inner) //nolint:errcheck // the error at hand says more
+				err = errors.Join(err, m.restore(abs))
+			}
+		}()
+		for _, name := range []string{configName, rootfsName, umociName, upperName, workName} {
+			if name = filepath.Join(abs, name); fileExists(name) {
+				return fmt.Errorf("%s %w, and is not a umoci-mount bundle's", name, ErrExists)
+			}
+		}
+		m.parent = firstMissing(filepath.Dir(abs))
+		if err := os.MkdirAll(inner, 0o700); err != nil {
+			return fmt.Errorf("create bundle: %w", err)
+		}
+		if err := os.Chmod(abs, 0o700); err != nil {
+			return fmt.Errorf("create bundle: %w", err)
+		}
+	}
+	if m.dir, err = openDir(abs); err != nil {
+		return err
+	}
+	// The lock decides: another first mount may have ended just now.
+	if fileExists(m.dir.state(stateName)) {
+		return nil
+	}
+	if err := m.checkHalfMade(); err != nil {
+		return errors.Join(err, m.dir.close())
+	}
+	m.made = true
+	return nil
+}
+
+// checkHalfMade looks at a bundle without a state, as a killed first mount leaves
+// it. What it has is made anew, but changes are nobody's to throw away.
+func (m *mounting) checkHalfMade() error {
+	upper := m.dir.file(upperName)
+	entries, err := os.ReadDir(upper)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s %w, and %s, which says of what image these are the changes, is missing",
+			upper, ErrExists, filepath.Join(stateDir, stateName))
+	}
+	return m.clearChanges()
+}
+
+// firstMissing is the topmost directory of path that is not there; "" for none.
+func firstMissing(path string) string {
+	missing := ""
+	for !fileExists(path) {
+		missing, path = path, filepath.Dir(path)
+	}
+	return missing
+}
+
+// undo removes what a failed first mount has made. A directory that was there
+// before stays, with the mode it had.
+func (m *mounting) undo() error {
+	var errs []error
+	for _, name := range []string{configName, umociName, upperName, workName, stateDir} {
+		errs = append(errs, os.RemoveAll(m.dir.file(name)))
+	}
+	for _, name := range m.wrote {
+		errs = append(errs, os.RemoveAll(name))
+	}
+	if err := os.Remove(m.dir.file(rootfsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, m.restore(m.dir.path))...)
+}
+
+// restore puts the bundle's directory back as it was before makeDir: its mode, or
+// nothing, with the directories above it that were not there either.
+func (m *mounting) restore(bundle string) error {
+	if m.before != nil {
+		return os.Chmod(bundle, m.before.Mode().Perm())
+	}
+	err := os.Remove(bundle)
+	for dir := bundle; m.parent != "" && dir != m.parent && (err == nil || errors.Is(err, fs.ErrNotExist)); {
+		dir = filepath.Dir(dir)
+		err = os.Remove(dir)
+	}
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
