@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -119,8 +120,7 @@ func (p *indexPass) verdict(ctx context.Context, decodeErr error, diffID [sha256
 		diffID = ix.digest
 	}
 	if diffID != ix.diffID {
-		return fmt.Errorf("%w: the uncompressed stream has %s, the config says %s",
-			ErrDiffID, sha256Digest(diffID), sha256Digest(ix.diffID))
+		return diffIDError(sha256Digest(diffID), sha256Digest(ix.diffID))
 	}
 	if scanErr != nil {
 		return scanErr
@@ -150,4 +150,9 @@ func (p *indexPass) decodeRaw() error {
 		p.recycle(b)
 		p.flush()
 	}
+}
+
+// diffIDError is ErrDiffID of a stream that is not what the config claims.
+func diffIDError(have, claimed digest.Digest) error {
+	return fmt.Errorf("%w: the uncompressed stream has %s, the config says %s", ErrDiffID, have, claimed)
 }

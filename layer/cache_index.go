@@ -127,15 +127,18 @@ func (c *Cache) checkSide(d digest.Digest, size int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// decodeIndexOf decodes an index, which must be of src: of its blob, and found to
-// have the diffID that is claimed for it now.
+// decodeIndexOf decodes an index, which must be of src's blob. ErrDiffID where what
+// was found when it was made is not what is claimed for the blob now.
 func decodeIndexOf(b []byte, src Source) (*blobIndex, error) {
 	ix, err := decodeBlobIndex(b)
 	if err != nil {
 		return nil, err
 	}
-	if !ix.describes(src) {
+	switch {
+	case src.Digest != sha256Digest(ix.digest):
 		return nil, fmt.Errorf("%w: index of another layer", ErrCorrupt)
+	case src.DiffID != sha256Digest(ix.diffID):
+		return nil, diffIDError(sha256Digest(ix.diffID), src.DiffID)
 	}
 	return ix, nil
 }

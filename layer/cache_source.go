@@ -33,7 +33,7 @@ func (h *heldSource) close() error {
 type heldSources struct{ layers []*heldSource }
 
 // holdSources opens every distinct layer and checks what costs nothing: digests
-// must be well-formed, as they become file names, and sizes right.
+// must be well-formed, as they become file names, sizes right, and types known.
 func holdSources(layers []Source) (_ *heldSources, err error) {
 	held := &heldSources{}
 	defer func() {
@@ -62,6 +62,9 @@ func holdSource(src Source) (*heldSource, error) {
 	}
 	if err := src.DiffID.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDiffID, err)
+	}
+	if _, err := ParseMediaType(src.MediaType); err != nil {
+		return nil, err
 	}
 	f, err := src.Open()
 	if err != nil {
