@@ -52,11 +52,15 @@ func runtimeConfig(in runtimeInput) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// runtimeVersion is the version of runtime-spec that config.json keeps to. It uses
+// nothing newer, and crun before 1.9 refuses what is not 1.0.
+const runtimeVersion = "1.0.2"
+
 // runtimeTemplate is what every container starts from.
 func runtimeTemplate() *rspec.Spec {
 	caps := func() []string { return []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"} }
 	return &rspec.Spec{
-		Version: rspec.Version,
+		Version: runtimeVersion,
 		Process: &rspec.Process{
 			Terminal: true,
 			Args:     []string{"sh"},
