@@ -204,11 +204,16 @@ func (fs *FS) truncate(n *node, size int64) error {
 	if done, err := fs.fillData(n, size); done || err != nil {
 		return err
 	}
-	if f := n.file.Load(); f != nil && f.writable {
-		if err := fs.upper.step("truncate"); err != nil {
+	if f := n.holdFile(); f != nil {
+		var err error
+		if f.writable {
+			if err = fs.upper.step("truncate"); err == nil {
+				err = pathError("truncate", at{}, retryEINTR(func() error { return unix.Ftruncate(f.fd, size) }))
+			}
+		}
+		if err = errors.Join(err, n.releaseFile()); err != nil || f.writable {
 			return err
 		}
-		return pathError("truncate", at{}, retryEINTR(func() error { return unix.Ftruncate(f.fd, size) }))
 	}
 	fs.treeMu.RLock()
 	fd, err := fs.openUpper(n, unix.O_WRONLY)

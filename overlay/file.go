@@ -133,17 +133,33 @@ func (fs *FS) openSharedLocked(n *node) (*openFile, error) {
 
 // Close ends the handle's use.
 func (h *Handle) Close() error {
-	n := h.n
-	var err error
+	err := h.n.releaseFile()
+	h.fs.unref(h.n)
+	return err
+}
+
+// holdFile keeps the open upper file open until releaseFile; nil where there is
+// none, and then nothing is to be released. The last handle may be closed meanwhile.
+func (n *node) holdFile() *openFile {
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := n.file.Load()
+	if f != nil {
+		n.opens++
+	}
+	return f
+}
+
+// releaseFile ends one use of the upper file and closes it after the last.
+func (n *node) releaseFile() (err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.opens--
 	if n.opens == 0 {
 		if f := n.file.Swap(nil); f != nil {
 			err = pathError("close", at{}, unix.Close(f.fd))
 		}
 	}
-	n.mu.Unlock()
-	h.fs.unref(n)
 	return err
 }
 

@@ -32,7 +32,7 @@ type node struct {
 	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
 	subdirs int           // protected by mu; directories: of the merged view; -1: not counted yet
 	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
-	opens   int           // protected by mu; handles
+	opens   int           // protected by mu; handles, and who has called holdFile
 
 	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
 	refs     int    // protected by table.mu; nodes whose parent it is, and handles

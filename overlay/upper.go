@@ -180,16 +180,6 @@ func (u *Upper) stat(a at, st *unix.Statx_t) error {
 	return pathError("stat", a, err)
 }
 
-// exists reports whether anything, a whiteout too, is at a.
-func (u *Upper) exists(a at) (bool, error) {
-	var st unix.Statx_t
-	err := u.stat(a, &st)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // open opens without following; flags are those of open(2).
 func (u *Upper) open(a at, flags int) (int, error) {
 	flags |= unix.O_CLOEXEC | unix.O_NOCTTY

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/umoci-mount/umoci-mount/internal/imagetest"
@@ -157,6 +156,3 @@ func TestRealLoopOnACompilerImage(t *testing.T) {
 	}
 	l.run(t)
 }
-
-// writtenBlob is the path of a blob of the layout.
-func writtenBlob(layout string, d digest.Digest) string { return imagetest.BlobPath(layout, d) }

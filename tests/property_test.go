@@ -271,15 +271,6 @@ func (o *randomOps) one() {
 	o.t.Errorf("%s %s %s: %v", op.name, p, q, err)
 }
 
-// removeAll asks first: os.RemoveAll opens the parent of what it cannot remove, and
-// waits for ever where that is a fifo.
-func (o *randomOps) removeAll(p, _ string) error {
-	if _, err := os.Lstat(p); err != nil {
-		return err
-	}
-	return os.RemoveAll(p)
-}
-
 // removeAll is os.RemoveAll where the parent is a directory: that opens the parent,
 // and would wait for a writer of a fifo.
 func removeAll(p, _ string) error {
