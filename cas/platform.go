@@ -13,7 +13,7 @@ import (
 // ParsePlatform reads "os/architecture[/variant]".
 func ParsePlatform(s string) (*ispec.Platform, error) {
 	parts := strings.Split(s, "/")
-	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+	if len(parts) < 2 || len(parts) > 3 || slices.ContainsFunc(parts, notPlatformPart) {
 		return nil, fmt.Errorf("platform %q: want OS/ARCHITECTURE[/VARIANT]", s)
 	}
 	p := &ispec.Platform{OS: parts[0], Architecture: parts[1]}
@@ -21,6 +21,13 @@ func ParsePlatform(s string) (*ispec.Platform, error) {
 		p.Variant = parts[2]
 	}
 	return p, nil
+}
+
+// notPlatformPart reports whether s can name no system, architecture or variant.
+func notPlatformPart(s string) bool {
+	return s == "" || strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("._-", r)
+	})
 }
 
 // fullPlatform is a platform with its parts spelt as image-spec has them (image-index.md,
