@@ -42,6 +42,11 @@ func (c *Cache) lockBlob(ctx context.Context, d digest.Digest) (func() error, er
 func (c *Cache) indexAll(ctx context.Context, held *heldSources, opt IndexOptions) error {
 	order := slices.Clone(held.layers)
 	slices.SortStableFunc(order, func(a, b *heldSource) int { return cmp.Compare(b.src.Size, a.src.Size) })
+	if opt.Progress != nil {
+		for _, h := range order {
+			opt.Progress(h.src, 0)
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(opt.workers())
 	for _, h := range order {

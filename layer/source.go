@@ -17,5 +17,6 @@ type Source struct {
 }
 
 // Progress is told of the stored bytes of a Source that were consumed since the
-// last call. It is called from several goroutines.
+// last call; first with none of each, so that the sum is known. It is called from
+// several goroutines.
 type Progress func(src Source, bytes int64)

@@ -48,7 +48,7 @@ func (p *progress) add(src layer.Source, bytes int64) {
 	}
 	p.total[src.Digest] = src.Size
 	p.done += bytes
-	if now.Sub(p.shown) >= redraw {
+	if bytes > 0 && now.Sub(p.shown) >= redraw {
 		p.shown = now
 		p.draw(now)
 	}
