@@ -2,7 +2,9 @@ package layer
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
+	"hash/crc32"
 	"os"
 	"strings"
 	"testing"
@@ -55,4 +57,27 @@ func TestTheWorkedExamplesOfTheDocumentsHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkExample(t, "../docs/tree-format.md", tree)
+}
+
+// exampleBlob is a gzip layer whose bytes do not depend on a compressor: one member
+// of four stored blocks of 50,000 zeros.
+func exampleBlob() (stored, plain []byte) {
+	plain = make([]byte, 4*50000)
+	stored = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
+	for i := range 4 {
+		final := byte(i / 3)
+		stored = append(stored, final, 50000&255, 50000>>8, ^byte(50000&255), ^byte(50000>>8))
+		stored = append(stored, plain[i*50000:][:50000]...)
+	}
+	stored = binary.LittleEndian.AppendUint32(stored, crc32.ChecksumIEEE(plain))
+	return binary.LittleEndian.AppendUint32(stored, uint32(len(plain))), plain
+}
+
+func TestTheWorkedExampleOfBlobIndexesHolds(t *testing.T) {
+	stored, plain := exampleBlob()
+	in, err := indexSource(t, storedLayer(t, mtGzip, stored, plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkExample(t, "../docs/blob-index-format.md", in.raw)
 }
