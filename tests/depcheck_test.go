@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 var onlyIn = map[string][]string{
 	"github.com/hanwen/go-fuse/":       {"fusefs"},
 	"github.com/spf13/cobra":           {"cmd/umoci-mount"},
-	"github.com/vbatts/go-mtree":       {"internal/bundle/verify.go", "internal/bundle/verify_full.go"},
+	"github.com/vbatts/go-mtree":       {"internal/bundle/verify.go", "internal/bundle/verify_full.go", "internal/bundle/validate.go"},
 	"github.com/klauspost/":            {"layer", "internal/imagetest"},
 	"github.com/moby/sys/user":         {"internal/bundle"},
 	"unsafe":                           {"internal/sys", "layer/tree.go", "layer/inflate/symbols.go"},

@@ -82,6 +82,7 @@ without extracting it, and makes a new layer of what was changed.`,
 		newStatusCommand(),
 		newRepackCommand(&global),
 		newDiffCommand(&global),
+		newRawCommand(&global),
 	)
 	return root
 }
