@@ -20,6 +20,7 @@ type Attr struct {
 	Mtime   Timespec
 	Ctime   Timespec
 	Btime   Timespec // zero where unknown
+	Image   Owner    // in the image's ids, of which UID and GID are what the view shows
 }
 
 // Caller is who asks for an object to be created.
@@ -50,13 +51,14 @@ const (
 
 // SetAttr is a change of an inode's attributes.
 type SetAttr struct {
-	Valid SetattrMask
-	Mode  uint32 // permission bits
-	UID   uint32
-	GID   uint32
-	Size  int64
-	Atime Timespec
-	Mtime Timespec
+	Valid    SetattrMask
+	Mode     uint32 // permission bits
+	UID      uint32
+	GID      uint32
+	ImageIDs bool // UID and GID are the image's, not those of the view
+	Size     int64
+	Atime    Timespec
+	Mtime    Timespec
 }
 
 // Statfs is the state of the file system that holds the upper directory; all

@@ -248,20 +248,9 @@ func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
 		return nil
 	}
 	n.inherit = nil
-	uid, gid := -1, -1
-	if set.Valid&SetUID != 0 {
-		id, err := fs.imageUID(set.UID)
-		if err != nil {
-			return err
-		}
-		uid = int(id)
-	}
-	if set.Valid&SetGID != 0 {
-		id, err := fs.imageGID(set.GID)
-		if err != nil {
-			return err
-		}
-		gid = int(id)
+	uid, gid, err := fs.imageIDs(set)
+	if err != nil {
+		return err
 	}
 	if fs.upper.rootless {
 		return fs.overrideOwnerMode(n, a, set, uid, gid)

@@ -26,6 +26,9 @@ type Options struct {
 	IDs IDMap
 	// Squash, where set, is shown as the owner of everything.
 	Squash *Owner
+	// Root, where set, is an owner of the host who acts as the image's root: what it
+	// creates belongs to 0:0.
+	Root *Owner
 	// DirFDs is how many directory descriptors are kept; 0 is a default.
 	DirFDs int
 }
@@ -39,6 +42,7 @@ type FS struct {
 	log      *slog.Logger
 	ids      IDMap
 	squash   *Owner
+	rootUser *Owner
 	root     *node
 	dirFDs   dirFDs
 	table    table
@@ -57,7 +61,7 @@ func New(lower Lower, upper *Upper, opt Options) (*FS, error) {
 	fs := &FS{
 		lower: lower, upper: upper,
 		readOnly: opt.ReadOnly || upper == nil,
-		log:      opt.Log, ids: opt.IDs, squash: opt.Squash,
+		log:      opt.Log, ids: opt.IDs, squash: opt.Squash, rootUser: opt.Root,
 	}
 	if fs.log == nil {
 		fs.log = slog.New(slog.DiscardHandler)

@@ -15,13 +15,31 @@ type IDRange struct {
 type IDMap struct {
 	UIDs []IDRange
 	GIDs []IDRange
+	// SquashRest shows an id of the image that the ranges leave out as its root's,
+	// not as overflowID.
+	SquashRest bool
+}
+
+// Has reports whether both ids of the image are mapped.
+func (m *IDMap) Has(o Owner) bool { return inImage(m.UIDs, o.UID) && inImage(m.GIDs, o.GID) }
+
+func inImage(ranges []IDRange, id uint32) bool {
+	for _, r := range ranges {
+		if id >= r.Image && id-r.Image < r.Size {
+			return true
+		}
+	}
+	return len(ranges) == 0
 }
 
 // overflowID is shown for an id that the mapping leaves out, as the kernel does
 // (/proc/sys/kernel/overflowuid).
 const overflowID = 65534
 
-func toHost(ranges []IDRange, id uint32) uint32 {
+func (m *IDMap) toHost(ranges []IDRange, id uint32) uint32 {
+	if m.SquashRest && !inImage(ranges, id) {
+		id = 0
+	}
 	if len(ranges) == 0 {
 		return id
 	}
@@ -53,12 +71,13 @@ type Owner struct {
 
 // shown turns an attribute in the image's ids into what the view shows.
 func (fs *FS) shown(a Attr) Attr {
+	a.Image = Owner{a.UID, a.GID}
 	if fs.squash != nil {
 		a.UID, a.GID = fs.squash.UID, fs.squash.GID
 		return a
 	}
-	a.UID = toHost(fs.ids.UIDs, a.UID)
-	a.GID = toHost(fs.ids.GIDs, a.GID)
+	a.UID = fs.ids.toHost(fs.ids.UIDs, a.UID)
+	a.GID = fs.ids.toHost(fs.ids.GIDs, a.GID)
 	return a
 }
 
@@ -76,4 +95,36 @@ func (fs *FS) imageGID(id uint32) (uint32, error) {
 		return 0, nil
 	}
 	return toImage(fs.ids.GIDs, id)
+}
+
+// creatorUID is the image's id of who creates something.
+func (fs *FS) creatorUID(id uint32) (uint32, error) {
+	if fs.rootUser != nil && id == fs.rootUser.UID {
+		return 0, nil
+	}
+	return fs.imageUID(id)
+}
+
+// creatorGID is the image's group of who creates something.
+func (fs *FS) creatorGID(id uint32) (uint32, error) {
+	if fs.rootUser != nil && id == fs.rootUser.GID {
+		return 0, nil
+	}
+	return fs.imageGID(id)
+}
+
+// imageIDs are the image's ids of a change of owner; -1 for one that stays.
+func (fs *FS) imageIDs(set *SetAttr) (uid, gid int, err error) {
+	to := func(valid SetattrMask, id uint32, translate func(uint32) (uint32, error)) int {
+		switch {
+		case set.Valid&valid == 0 || err != nil:
+			return -1
+		case !set.ImageIDs:
+			id, err = translate(id)
+		}
+		return int(id)
+	}
+	uid = to(SetUID, set.UID, fs.imageUID)
+	gid = to(SetGID, set.GID, fs.imageGID)
+	return uid, gid, err
 }

@@ -37,6 +37,9 @@ func (fs *FS) upperNode(ino Ino) (*node, error) {
 func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
+	if fs.presents(name) {
+		return fs.getRootlessOwner(ino, buf)
+	}
 	n, err := fs.upperNode(ino)
 	if err != nil {
 		return 0, err
@@ -86,7 +89,18 @@ func (fs *FS) ListXattr(ino Ino, buf []byte) (int, error) {
 	}
 	var list []byte
 	for _, name := range names {
-		list = append(append(list, name...), 0)
+		if !fs.presents(name) {
+			list = append(append(list, name...), 0)
+		}
+	}
+	if fs.squash != nil {
+		owner, err := fs.rootlessOwner(ino)
+		if err != nil {
+			return 0, err
+		}
+		if len(owner) > 0 {
+			list = append(append(list, XattrRootless...), 0)
+		}
 	}
 	if len(list) > xattrListMax {
 		return 0, pathError("listxattr", at{}, unix.E2BIG)
@@ -133,6 +147,9 @@ func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgi
 	if len(value) > xattrSizeMax {
 		return pathError("setxattr", at{}, unix.E2BIG)
 	}
+	if fs.presents(name) {
+		return fs.setRootlessOwner(ino, value, flags)
+	}
 	return fs.changeXattr(ino, name, func(n *node, a at) error {
 		err := fs.upper.setxattr(a, fs.upper.storedXattr(name), value, int(flags))
 		if errors.Is(err, unix.ENODATA) {
@@ -149,6 +166,9 @@ func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgi
 func (fs *FS) RemoveXattr(ino Ino, name string) error {
 	if _, err := fs.GetXattr(ino, name, nil); err != nil {
 		return err
+	}
+	if fs.presents(name) {
+		return fs.setRootlessOwner(ino, nil, 0)
 	}
 	return fs.changeXattr(ino, name, func(_ *node, a at) error {
 		err := fs.upper.removexattr(a, fs.upper.storedXattr(name))

@@ -55,6 +55,7 @@ var exitCodes = []struct {
 	{bundle.ErrMounted, exitState},
 	{bundle.ErrNotMounted, exitState},
 	{bundle.ErrOtherImage, exitState},
+	{bundle.ErrUnmapped, exitState},
 	{bundle.ErrOtherLayout, exitState},
 	{cas.ErrExists, exitState},
 	{bundle.ErrNotBundle, exitNotFound},

@@ -21,6 +21,8 @@ type mountOptions struct {
 	platform      string
 	uidMap        []string
 	gidMap        []string
+	ids           string
+	squash        bool
 	rootless      bool
 	keepDirlinks  bool
 	mtree         bool
@@ -59,6 +61,8 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.platform, "platform", "", "platform to choose where the tag has several: `OS/ARCH[/VARIANT]`")
 	f.StringArrayVar(&o.uidMap, "uid-map", nil, "map of user ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
 	f.StringArrayVar(&o.gidMap, "gid-map", nil, "map of group ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
+	f.StringVar(&o.ids, "ids", "", "owners to show: `real` (the image's; root's default) or squashed (all the user's own)")
+	f.BoolVar(&o.squash, "squash", false, "show owners that the maps leave out as root's, instead of refusing to mount")
 	f.BoolVar(&o.rootless, "rootless", false, "make config.json for a container of a plain user")
 	f.BoolVar(&o.keepDirlinks, "keep-dirlinks", false, "let a directory of an upper layer not replace a symlink to a directory")
 	f.BoolVar(&o.mtree, "mtree", false, "write the mtree manifest of the whole tree too, for stock umoci and gomtree")
@@ -75,6 +79,9 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 func (o *mountOptions) validate() error {
 	if o.spanCache < 1 || o.spanCache > 1<<20 {
 		return usageError{fmt.Errorf("--span-cache %d: want 1 to %d MiB", o.spanCache, 1<<20)}
+	}
+	if o.ids != "" && len(o.uidMap)+len(o.gidMap) > 0 {
+		return usageError{errors.New("--ids and id maps: want one of them")}
 	}
 	if o.fresh && o.image == "" {
 		return usageError{errors.New("--fresh needs --image")}
@@ -114,6 +121,13 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 	if opt.State.GIDMap, err = parseIDMap("--gid-map", o.gidMap); err != nil {
 		return err
 	}
+	if opt.State.IDs, err = bundle.ParseIDs(o.ids); err != nil {
+		return usageError{fmt.Errorf("--%w", err)}
+	}
+	if o.rootless && o.ids == "" && len(o.uidMap)+len(o.gidMap) == 0 {
+		opt.State.IDs = bundle.IDsSquashed
+	}
+	opt.State.Squash = o.squash || o.rootless // as umoci's --rootless always does
 	if opt.State.CacheDir, err = bundle.CacheDir(o.cacheDir); err != nil {
 		return err
 	}

@@ -330,10 +330,7 @@ func openOverlay(bundle string, lower *layer.Image, o *StateOptions, readOnly bo
 	}
 	opt := overlay.Options{ReadOnly: readOnly, Log: log}
 	if !readOnly { // what a repack reads is in the image's ids
-		opt.IDs = overlay.IDMap{UIDs: o.UIDMap, GIDs: o.GIDMap}
-		if o.Rootless {
-			opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
-		}
+		o.show(&opt)
 	}
 	tree, err := overlay.New(lower, u, opt)
 	if err != nil {
@@ -349,7 +346,9 @@ func (s *server) mount() error {
 	s.fuse, err = fusefs.Mount(s.fs, filepath.Join(s.bundle, rootfsName), fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
 		Log: s.log, Debug: o.Debug, DirectMount: root, Passthrough: root && !o.NoPassthrough,
-		DefaultPermissions: root,
+		// A plain user alone may do all with the tree, as the image's root: the
+		// server decides. Whoever else is let in is checked by the kernel.
+		DefaultPermissions: root || o.AllowOther,
 	})
 	return err
 }

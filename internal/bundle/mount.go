@@ -174,8 +174,9 @@ func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag 
 	keep := old.Options
 	old.Options = m.opt.State
 	old.Options.KeepDirlinks, old.Options.Rootless = keep.KeepDirlinks, keep.Rootless
-	if len(old.Options.UIDMap)+len(old.Options.GIDMap) == 0 {
+	if !old.Options.mapped() && old.Options.IDs == IDsDefault {
 		old.Options.UIDMap, old.Options.GIDMap = keep.UIDMap, keep.GIDMap
+		old.Options.IDs, old.Options.Squash = keep.IDs, keep.Squash || old.Options.Squash
 	}
 	return nil
 }
@@ -250,6 +251,9 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 	if m.lower, err = m.cache.Open(ctx, sources(ctx, m.layout, m.state.Layers), opt); err != nil {
 		return err
 	}
+	if err := m.state.Options.checkMapped(m.lower); err != nil {
+		return err
+	}
 	if !m.resume {
 		if m.opt.Fresh {
 			if err := m.clearChanges(); err != nil {
@@ -296,7 +300,7 @@ func (m *mounting) clearChanges() error {
 func (m *mounting) writeConfig() error {
 	o := &m.state.Options
 	meta := &umociMeta{From: walkPath{m.path.Walk}, MapOptions: mapOptions{
-		UIDMappings: idMappings(o.UIDMap), GIDMappings: idMappings(o.GIDMap), Rootless: m.opt.Rootless,
+		UIDMappings: idMappings(o.UIDMap), GIDMappings: idMappings(o.GIDMap), Rootless: o.squashed(),
 	}}
 	config, err := runtimeConfig(runtimeInput{
 		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,11 +32,8 @@ func mtreeName(manifest digest.Digest) string {
 // writeMtree writes the full manifest of a new bundle's tree, with the keywords
 // that umoci compares.
 func (m *mounting) writeMtree(ctx context.Context) (err error) {
-	o := &m.state.Options
-	opt := overlay.Options{IDs: overlay.IDMap{UIDs: o.UIDMap, GIDs: o.GIDMap}}
-	if o.Rootless {
-		opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
-	}
+	var opt overlay.Options
+	m.state.Options.show(&opt)
 	fs, err := overlay.New(m.lower, nil, opt)
 	if err != nil {
 		return err
@@ -199,8 +197,12 @@ func (t *mtreeTree) writeEntry(w *bufio.Writer, ino layer.Ino, name, indent stri
 		fmt.Fprintf(w, " sha256digest=%s", t.digests[ino])
 	}
 	if typ == unix.S_IFREG || typ == unix.S_IFDIR {
-		for key, value := range t.lower.Xattrs(ino) {
-			fmt.Fprintf(w, " xattr.%s=%s", visEncode(key), base64.StdEncoding.EncodeToString(value))
+		xattrs, err := viewXattrs(t.fs, ino)
+		if err != nil {
+			return err
+		}
+		for _, key := range slices.Sorted(maps.Keys(xattrs)) {
+			fmt.Fprintf(w, " xattr.%s=%s", visEncode(key), base64.StdEncoding.EncodeToString([]byte(xattrs[key])))
 		}
 	}
 	fmt.Fprint(w, "\n")

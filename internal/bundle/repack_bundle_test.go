@@ -307,7 +307,7 @@ func TestAnOwnerInARootlessBundleIsRead(t *testing.T) {
 		"\x18\x01":                             "0:0 malformed",
 		"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01": "0:0 malformed",
 	} {
-		uid, gid, err := parseRootless([]byte(data))
+		uid, gid, err := rootlessOwner(data)
 		if got := fmt.Sprintf("%d:%d %v", uid, gid, err); !strings.HasPrefix(got, want) {
 			t.Errorf("%q is %s, want %s", data, got, want)
 		}
@@ -317,7 +317,7 @@ func TestAnOwnerInARootlessBundleIsRead(t *testing.T) {
 func FuzzParseRootless(f *testing.F) {
 	f.Add([]byte("\x08\xe0\x07\x10\x7b"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, _, err := parseRootless(b); err != nil && !errors.Is(err, errRootless) {
+		if _, _, err := rootlessOwner(string(b)); err != nil && !errors.Is(err, overlay.ErrRootlessOwner) {
 			t.Error(err)
 		}
 	})

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
 // dirTree is the tree below a directory of the host, with owners in the image's
@@ -64,10 +64,6 @@ func (t *dirTree) stat(p string) (layer.Attr, error) {
 	return a, err
 }
 
-// rootlessXattr holds the owner of a file in a bundle that a plain user unpacked
-// (rootlesscontainers/proto): a message of varints, 1 the user, 2 the group.
-const rootlessXattr = "user.rootlesscontainers"
-
 // owner is a file's owner in the image's ids.
 func (t *dirTree) owner(p string, st *syscall.Stat_t) (uid, gid uint32, err error) {
 	if !t.maps.Rootless {
@@ -83,7 +79,7 @@ func (t *dirTree) owner(p string, st *syscall.Stat_t) (uid, gid uint32, err erro
 	if err != nil {
 		return 0, 0, err
 	}
-	return parseRootless([]byte(x[rootlessXattr]))
+	return rootlessOwner(x[overlay.XattrRootless])
 }
 
 // toContainer is the image's id for one of the host.
@@ -99,33 +95,17 @@ func toContainer(mappings []idMapping, id uint32) (uint32, error) {
 	return 0, fmt.Errorf("owner %d is outside the bundle's id mapping", id)
 }
 
-var errRootless = errors.New("malformed " + rootlessXattr)
-
-// parseRootless reads an owner; no message is the image's root.
-func parseRootless(b []byte) (uid, gid uint32, err error) {
-	for len(b) > 0 {
-		tag, n := binary.Uvarint(b)
-		if n <= 0 {
-			return 0, 0, errRootless
-		}
-		value, m := binary.Uvarint(b[n:])
-		if m <= 0 || value > math.MaxUint32 {
-			return 0, 0, errRootless
-		}
-		b = b[n+m:]
-		if value == math.MaxUint32 {
-			value = 0 // "as it is"
-		}
-		switch tag { // number<<3 | 0, a varint
-		case 1 << 3:
-			uid = uint32(value)
-		case 2 << 3:
-			gid = uint32(value)
-		default:
-			return 0, 0, errRootless
-		}
+// rootlessOwner is what umoci's rootless unpack has recorded; no message is the
+// image's root, and so is an id "as it is", which belongs to the plain user.
+func rootlessOwner(value string) (uid, gid uint32, err error) {
+	o, err := overlay.ParseRootlessOwner([]byte(value))
+	if o.UID == math.MaxUint32 {
+		o.UID = 0
 	}
-	return uid, gid, nil
+	if o.GID == math.MaxUint32 {
+		o.GID = 0
+	}
+	return o.UID, o.GID, err
 }
 
 func (t *dirTree) list(dir layer.Ino) ([]string, error) {
@@ -146,7 +126,7 @@ func (t *dirTree) readlink(ino layer.Ino) (string, error) { return t.root.Readli
 func (t *dirTree) xattrs(ino layer.Ino) (map[string]string, error) {
 	x, err := t.allXattrs(t.path(ino))
 	if t.maps.Rootless {
-		delete(x, rootlessXattr)
+		delete(x, overlay.XattrRootless)
 	}
 	return x, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -181,20 +182,27 @@ func (t viewTree) list(dir layer.Ino) (names []string, err error) {
 func (t viewTree) readlink(ino layer.Ino) (string, error) { return t.fs.Readlink(ino) }
 
 func (t viewTree) xattrs(ino layer.Ino) (map[string]string, error) {
-	list, err := growBuffer(func(buf []byte) (int, error) { return t.fs.ListXattr(ino, buf) })
+	all, err := viewXattrs(t.fs, ino)
+	maps.DeleteFunc(all, func(name, value string) bool { return !keepXattr(name, value) })
+	return all, err
+}
+
+// viewXattrs are the extended attributes that a view shows.
+func viewXattrs(fs *overlay.FS, ino layer.Ino) (map[string]string, error) {
+	list, err := growBuffer(func(buf []byte) (int, error) { return fs.ListXattr(ino, buf) })
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	var out map[string]string
+	out := map[string]string{}
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(list, []byte{0}), []byte{0}) {
-		value, err := growBuffer(func(buf []byte) (int, error) { return t.fs.GetXattr(ino, string(name), buf) })
+		value, err := growBuffer(func(buf []byte) (int, error) { return fs.GetXattr(ino, string(name), buf) })
 		if errors.Is(err, overlay.ErrNoXattr) {
 			continue // removed meanwhile
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = addXattr(out, string(name), string(value))
+		out[string(name)] = string(value)
 	}
 	return out, nil
 }

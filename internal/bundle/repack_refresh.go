@@ -78,11 +78,8 @@ func (v *View) refreshMtree(ctx context.Context, path *cas.Path, was digest.Dige
 		return false, err
 	}
 	defer func() { err = errors.Join(err, im.Close()) }()
-	o := &v.State.Options
-	opt := overlay.Options{IDs: overlay.IDMap{UIDs: o.UIDMap, GIDs: o.GIDMap}}
-	if o.Rootless {
-		opt.Squash = &overlay.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
-	}
+	var opt overlay.Options
+	v.State.Options.show(&opt)
 	shown, err := overlay.New(im, nil, opt)
 	if err != nil {
 		return false, err

@@ -62,6 +62,8 @@ type StateOptions struct {
 	NoPassthrough bool              `json:"no_passthrough,omitempty"`
 	Volatile      bool              `json:"volatile,omitempty"`
 	Debug         bool              `json:"debug,omitempty"`
+	IDs           IDs               `json:"ids,omitempty"`
+	Squash        bool              `json:"squash,omitempty"` // ids that the maps leave out are shown as the root's
 	UIDMap        []overlay.IDRange `json:"uid_map,omitempty"`
 	GIDMap        []overlay.IDRange `json:"gid_map,omitempty"`
 	SpanCache     int64             `json:"span_cache,omitempty"` // bytes

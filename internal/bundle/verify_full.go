@@ -20,7 +20,7 @@ func (d *diffing) fullCheck(ctx context.Context, pairs []*pathPair) error {
 	o := &d.view.State.Options
 	var all map[string]changeKind
 	var err error
-	walked := d.view.Mounted() && !o.Rootless && len(o.UIDMap)+len(o.GIDMap) == 0
+	walked := d.view.Mounted() && !o.squashed() && !o.mapped() && !o.Rootless
 	if walked {
 		all, err = d.walkedChanges(ctx)
 	} else {
