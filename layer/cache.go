@@ -82,6 +82,7 @@ func OpenCache(dir *os.Root, opt CacheOptions) (*Cache, error) {
 // the layer's digest. The image reads a blob's index when it first needs it:
 // opening a known image does not depend on its size.
 func (c *Cache) Open(ctx context.Context, layers []Source, opt IndexOptions) (_ *Image, err error) {
+	defer catchFault(guardFaults(), &err)
 	held, err := holdSources(layers)
 	if err != nil {
 		return nil, err
@@ -137,6 +138,7 @@ func (c *Cache) image(tree *Tree, layers []Source, held *heldSources, opt IndexO
 // bytes, each once, as LookupPath takes them; an opaque marker names its
 // directory. The layer is indexed if the cache lacks it.
 func (c *Cache) LayerPaths(ctx context.Context, src Source) (_ []string, err error) {
+	defer catchFault(guardFaults(), &err)
 	held, err := holdSources([]Source{src})
 	if err != nil {
 		return nil, err

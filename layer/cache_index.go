@@ -63,6 +63,7 @@ func (c *Cache) indexAll(ctx context.Context, held *heldSources, opt IndexOption
 // index makes one layer's index and table of contents unless they are there and
 // sound.
 func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress) (err error) {
+	defer catchFault(guardFaults(), &err)
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

@@ -42,7 +42,8 @@ type runFile struct {
 func (f *runFile) Size() int64 { return f.size }
 
 // ReadAt reads from the layer, which checks what it gives.
-func (f *runFile) ReadAt(p []byte, off int64) (int, error) {
+func (f *runFile) ReadAt(p []byte, off int64) (_ int, err error) {
+	defer catchFault(guardFaults(), &err)
 	p, end := clampRead(p, off, f.size)
 	if len(p) == 0 {
 		return 0, end
@@ -81,7 +82,8 @@ func (f *holedFile) find(off int64) int {
 }
 
 // ReadAt reads the extents and fills the holes with zeros.
-func (f *holedFile) ReadAt(p []byte, off int64) (int, error) {
+func (f *holedFile) ReadAt(p []byte, off int64) (_ int, err error) {
+	defer catchFault(guardFaults(), &err)
 	p, end := clampRead(p, off, f.size)
 	done := 0
 	for i := f.find(off); done < len(p); i++ {

@@ -32,7 +32,8 @@ func (t *Tree) direntName(d *direntRow) (string, error) {
 
 // Lookup finds name in directory dir by binary search. The error is
 // fs.ErrNotExist where there is no such name, ErrType where dir is no directory.
-func (t *Tree) Lookup(dir Ino, name string) (Ino, error) {
+func (t *Tree) Lookup(dir Ino, name string) (_ Ino, err error) {
+	defer catchFault(guardFaults(), &err)
 	lo, n, err := t.dir(dir)
 	if err != nil {
 		return 0, err
@@ -67,14 +68,16 @@ func (t *Tree) Lookup(dir Ino, name string) (Ino, error) {
 }
 
 // NumEntries is how many names directory dir holds, "." and ".." not among them.
-func (t *Tree) NumEntries(dir Ino) (int, error) {
+func (t *Tree) NumEntries(dir Ino) (_ int, err error) {
+	defer catchFault(guardFaults(), &err)
 	_, n, err := t.dir(dir)
 	return int(n), err
 }
 
 // Entry is the i-th name of directory dir, sorted by bytes, 0 ≤ i < NumEntries;
 // beyond it is fs.ErrNotExist.
-func (t *Tree) Entry(dir Ino, i int) (Dirent, error) {
+func (t *Tree) Entry(dir Ino, i int) (_ Dirent, err error) {
+	defer catchFault(guardFaults(), &err)
 	first, n, err := t.dir(dir)
 	if err != nil {
 		return Dirent{}, err
@@ -84,7 +87,7 @@ func (t *Tree) Entry(dir Ino, i int) (Dirent, error) {
 	}
 	var d direntRow
 	d.get(t.dirents[(first+uint64(i))*direntSize:])
-	name, err := t.direntName(&d)
+	name, err := t.outStr(uint64(d.name), uint64(d.nameLen))
 	if err != nil {
 		return Dirent{}, err
 	}
@@ -113,7 +116,8 @@ func (t *Tree) LookupPath(path string) (Ino, error) {
 }
 
 // PathOf is the path of an inode's first name, as LookupPath takes it.
-func (t *Tree) PathOf(ino Ino) (string, error) {
+func (t *Tree) PathOf(ino Ino) (_ string, err error) {
+	defer catchFault(guardFaults(), &err)
 	if ino == RootIno {
 		return ".", nil
 	}

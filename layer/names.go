@@ -42,7 +42,7 @@ func (t *Tree) nameRef(r *inodeRow, i uint32) (nameRefOf, error) {
 	}
 	var d direntRow
 	d.get(t.dirents[at:])
-	name, err := t.direntName(&d)
+	name, err := t.outStr(uint64(d.name), uint64(d.nameLen))
 	return nameRefOf{Ino(parent), name}, err
 }
 
@@ -51,6 +51,8 @@ func (t *Tree) nameRef(r *inodeRow, i uint32) (nameRefOf, error) {
 // damaged record.
 func (t *Tree) Names(ino Ino) iter.Seq2[Ino, string] {
 	return func(yield func(Ino, string) bool) {
+		var err error // of a fault: the end, as of damage
+		defer catchFault(guardFaults(), &err)
 		var r inodeRow
 		if t.row(ino, &r) != nil {
 			return

@@ -126,7 +126,8 @@ func (b *spanBlob) readSpan(e *spanEntry, p []byte, from int) (int, error) {
 }
 
 // decode makes want bytes of e readable.
-func (b *spanBlob) decode(e *spanEntry, want int) error {
+func (b *spanBlob) decode(e *spanEntry, want int) (err error) {
+	defer catchFault(guardFaults(), &err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if int(e.done.Load()) >= want {

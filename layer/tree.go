@@ -130,8 +130,18 @@ func (t *Tree) str(off, n uint64) (string, error) {
 	return unsafe.String(&t.strings[off], n), nil
 }
 
+// outStr is str for what leaves the package: its pages have been read.
+func (t *Tree) outStr(off, n uint64) (string, error) {
+	s, err := t.str(off, n)
+	if err == nil {
+		touch(t.strings[off : off+n])
+	}
+	return s, err
+}
+
 // Attr describes one inode. ErrInode: there is none of that number.
-func (t *Tree) Attr(ino Ino) (Attr, error) {
+func (t *Tree) Attr(ino Ino) (_ Attr, err error) {
+	defer catchFault(guardFaults(), &err)
 	var r inodeRow
 	if err := t.row(ino, &r); err != nil {
 		return Attr{}, err
@@ -155,7 +165,8 @@ func (t *Tree) Attr(ino Ino) (Attr, error) {
 }
 
 // Readlink is a symlink's target, verbatim.
-func (t *Tree) Readlink(ino Ino) (string, error) {
+func (t *Tree) Readlink(ino Ino) (_ string, err error) {
+	defer catchFault(guardFaults(), &err)
 	var r inodeRow
 	if err := t.row(ino, &r); err != nil {
 		return "", err
@@ -163,7 +174,7 @@ func (t *Tree) Readlink(ino Ino) (string, error) {
 	if r.mode&unix.S_IFMT != unix.S_IFLNK {
 		return "", ErrType
 	}
-	return t.str(r.data, r.size)
+	return t.outStr(r.data, r.size)
 }
 
 // checkSums compares every section with its CRC.

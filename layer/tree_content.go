@@ -35,6 +35,7 @@ func (c *content) extent(i int) (off, size, pos int64) {
 
 // content says where a regular file's bytes are; ErrType for anything else.
 func (t *Tree) content(ino Ino) (c content, err error) {
+	defer catchFault(guardFaults(), &err)
 	var r inodeRow
 	if err := t.row(ino, &r); err != nil {
 		return c, err
@@ -63,7 +64,8 @@ func (t *Tree) content(ino Ino) (c content, err error) {
 
 // Extents is where a regular file's content lies, by offset; nothing for a file
 // that is one hole or empty.
-func (t *Tree) Extents(ino Ino) ([]Extent, error) {
+func (t *Tree) Extents(ino Ino) (_ []Extent, err error) {
+	defer catchFault(guardFaults(), &err)
 	c, err := t.content(ino)
 	if err != nil {
 		return nil, err

@@ -25,10 +25,10 @@ func (t *Tree) xattrRun(r *inodeRow) ([]byte, error) {
 // xattr decodes one record of the xattr section.
 func (t *Tree) xattr(b []byte) (name, value string, err error) {
 	le := binary.LittleEndian
-	if name, err = t.str(uint64(le.Uint32(b[0:])), uint64(le.Uint32(b[4:]))); err != nil {
+	if name, err = t.outStr(uint64(le.Uint32(b[0:])), uint64(le.Uint32(b[4:]))); err != nil {
 		return "", "", err
 	}
-	value, err = t.str(uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:])))
+	value, err = t.outStr(uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:])))
 	return name, value, err
 }
 
@@ -36,6 +36,8 @@ func (t *Tree) xattr(b []byte) (name, value string, err error) {
 // empty. It stops at a damaged record.
 func (t *Tree) Xattrs(ino Ino) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
+		var err error // of a fault: the end, as of damage
+		defer catchFault(guardFaults(), &err)
 		var r inodeRow
 		if t.row(ino, &r) != nil {
 			return

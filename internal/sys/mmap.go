@@ -10,7 +10,7 @@ import (
 
 // Map maps the first size bytes of f for reading, shared with the page cache.
 // The mapping outlives f. A page that the file no longer has is SIGBUS: the
-// caller sees to it that nobody truncates the file, and that it has size bytes.
+// caller is ready for that where somebody may cut the file short.
 // A size of 0 gives an empty slice.
 func Map(f *os.File, size int64) ([]byte, error) {
 	if size < 0 || size > math.MaxInt {
