@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -61,7 +63,7 @@ func startDaemon(ctx context.Context, bundle string) (err error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = startConfined(cmd)
 	if cerr := w.Close(); err == nil {
 		err = cerr
 	}
@@ -83,6 +85,35 @@ func startDaemon(ctx context.Context, bundle string) (err error) {
 		return answer.err()
 	}
 	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, filepath.Join(bundle, stateDir, logName))
+}
+
+// daemonCapabilities are those that root's daemon keeps: to make and change files of
+// any owner in the upper directory, and to mount, to unmount, to register backing
+// files and to write trusted.* attributes (CAP_SYS_ADMIN).
+var daemonCapabilities = []int{
+	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
+	unix.CAP_MKNOD, unix.CAP_SETFCAP, unix.CAP_SYS_ADMIN,
+}
+
+// startConfined starts root's daemon without the capabilities it has no use for, and
+// without means to get any. A plain user's has none, and needs fusermount3's.
+func startConfined(cmd *exec.Cmd) error {
+	if os.Geteuid() != 0 {
+		return cmd.Start()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		err := sys.KeepCapabilities(daemonCapabilities...)
+		if errors.Is(err, unix.EPERM) {
+			err = nil // no CAP_SETPCAP: this process is confined already
+		}
+		if err == nil {
+			err = cmd.Start()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // readyAnswer is what a daemon says when its mount is live, or why it is not.
@@ -237,29 +268,37 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 }
 
 // wait returns when the mount has ended.
-func (s *server) wait(ctx context.Context, done <-chan struct{}) error {
+func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
 	defer signal.Stop(signals)
-	gone := time.NewTicker(2 * time.Second)
-	defer gone.Stop()
-	for {
-		select {
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			return s.detach(done)
-		case sig := <-signals:
-			s.log.Info("asked to end", "signal", sig.String())
-			return s.detach(done)
-		case <-gone.C:
-			var st unix.Stat_t
-			if unix.Fstat(int(s.held.Fd()), &st) == nil && st.Nlink == 0 {
-				s.log.Warn("the bundle was removed")
-				return s.detach(done)
-			}
-		}
+	watch, err := watchRemoval(s.held)
+	if err != nil {
+		return errors.Join(err, s.detach(done))
 	}
+	defer func() { err = errors.Join(err, watch.stop()) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	case sig := <-signals:
+		s.log.Info("asked to end", "signal", sig.String())
+	case <-watch.gone:
+		s.log.Warn("the bundle was removed")
+		return s.abandon(done)
+	}
+	return s.detach(done)
+}
+
+// abandon ends the mount of a bundle that is being removed, and removes what could
+// not be: a mountpoint is busy for whoever removes.
+func (s *server) abandon(done <-chan struct{}) error {
+	err := s.detach(done)
+	point := filepath.Join(s.bundle, rootfsName)
+	if rerr := unix.Rmdir(point); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
+		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: point, Err: rerr})
+	}
+	return err
 }
 
 // detach takes the mount away from every path, and waits a while for the programs
