@@ -78,7 +78,12 @@ func (fs *FS) upperAttrLocked(n *node, st *unix.Statx_t) (Attr, error) {
 		a.Nlink = nlink
 	case unix.S_IFREG:
 		if n.metacopy.Load() {
-			a.Blocks = (a.Size + 511) / 512
+			// A crash in the middle of a truncate leaves another length there.
+			was, err := fs.lower.Attr(n.lower)
+			if err != nil {
+				return a, err
+			}
+			a.Size, a.Blocks = was.Size, (was.Size+511)/512
 		}
 	case unix.S_IFCHR, unix.S_IFBLK:
 		a.Rdev = unix.Mkdev(st.Rdev_major, st.Rdev_minor)

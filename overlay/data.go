@@ -79,17 +79,17 @@ func (fs *FS) fillOpen(n *node, fd int, size int64) error {
 	if err != nil {
 		return err
 	}
-	limit := src.Size()
-	if size >= 0 && size < limit {
-		limit = size
+	if size < 0 {
+		size = src.Size()
 	}
+	limit := min(size, src.Size())
 	if err := u.step("copy data"); err != nil {
 		return err
 	}
 	if err := copyData(fd, src, limit); err != nil {
 		return err
 	}
-	if size >= 0 {
+	if size != int64(st.Size) {
 		if err := u.step("truncate"); err != nil {
 			return err
 		}

@@ -94,11 +94,10 @@ type mounting struct {
 
 // checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
 func (m *mounting) checkFree() error {
-	mounted, err := isMounted(m.dir.path)
-	if err != nil {
+	switch served, err := isServed(m.dir.path); {
+	case err != nil:
 		return err
-	}
-	if mounted {
+	case served:
 		return fmt.Errorf("%s: %w", m.dir.path, ErrMounted)
 	}
 	return detachStale(m.dir.file(rootfsName), m.opt.Log)

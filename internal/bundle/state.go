@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -232,6 +233,28 @@ func syncDir(name string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// killedEnd is how long a killed daemon may take to let go of its files.
+const killedEnd = 5 * time.Second
+
+// isServed is isMounted, but waits for the end of a daemon that was killed and does
+// not answer any more.
+func isServed(bundle string) (bool, error) {
+	deadline := time.Now().Add(killedEnd)
+	for {
+		mounted, err := isMounted(bundle)
+		if err != nil || !mounted {
+			return false, err
+		}
+		if _, conn, err := controlCall(bundle, "status"); err == nil {
+			return true, conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return true, nil
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // isMounted reports whether the bundle's daemon runs.
