@@ -18,7 +18,8 @@ const module = "github.com/umoci-mount/umoci-mount/"
 // them.
 var mayImport = map[string][]string{
 	"cmd/umoci-mount":    {"internal/bundle", "fusefs", "overlay", "layer", "cas"},
-	"internal/bundle":    {"fusefs", "overlay", "layer", "cas", "internal/sys"},
+	"internal/bundle":    {"fusefs", "overlay", "layer", "cas", "internal/extract", "internal/sys"},
+	"internal/extract":   {"layer", "internal/sys"},
 	"fusefs":             {"overlay", "layer", "internal/sys"},
 	"overlay":            {"layer", "internal/sys"},
 	"layer":              {"layer/inflate", "internal/sys"},

@@ -42,6 +42,7 @@ var exitCodes = []struct {
 }{
 	{context.Canceled, exitInterrupt},
 	{cas.ErrBadTag, exitUsage},
+	{bundle.ErrUnmapped, exitUsage},
 	{fusefs.ErrNoFuseDevice, exitMeans},
 	{fusefs.ErrNoFusermount, exitMeans},
 	{fusefs.ErrNotSetuid, exitMeans},
@@ -83,6 +84,10 @@ func exitCode(err error) int {
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
+	}
+	var corrupt *layer.CorruptError
+	if errors.As(err, &corrupt) {
+		return exitImage
 	}
 	for _, e := range exitCodes {
 		if errors.Is(err, e.err) {

@@ -32,6 +32,7 @@ type mountOptions struct {
 	allowOther    bool
 	noPassthrough bool
 	volatile      bool
+	extract       bool
 	cacheDir      string
 	spanCache     int64
 }
@@ -47,9 +48,17 @@ can run it. Nothing is extracted: files are read from the layers when they are
 needed, and what is changed is kept in BUNDLE/upper.
 
 A bundle that was mounted before goes on with its changes, also without --image;
---fresh throws them away.`,
+--fresh throws them away.
+
+With --extract the files are written to BUNDLE/rootfs, as stock umoci does, and
+nothing is mounted: for machines without FUSE.`,
 		Args: exactArgs("BUNDLE"),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.extract {
+				return o.runExtract(cmd, args[0])
+			}
+			return o.run(cmd.Context(), args[0])
+		},
 	}
 	o.addFlags(cmd)
 	return cmd
@@ -72,6 +81,7 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in (root's mounts always do)")
 	f.BoolVar(&o.noPassthrough, "no-passthrough", false, "do not let the kernel read and write changed files by itself")
 	f.BoolVar(&o.volatile, "volatile", false, "do not fsync the data of files that are copied up")
+	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 	f.Int64Var(&o.spanCache, "span-cache", 32, "memory for decoded file content, in `MiB`")
 }

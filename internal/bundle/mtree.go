@@ -41,19 +41,32 @@ func (m *mounting) writeMtree(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, fs.Close()) }()
 	name := m.dir.file(mtreeName(m.state.Manifest.Digest))
 	m.wrote = append(m.wrote, name)
-	return writeMtreeFile(ctx, name, m.dir.file(rootfsName), &mtreeTree{fs: fs, lower: m.lower})
+	return writeMtreeFile(ctx, name, m.dir.file(rootfsName), newMtreeTree(fs, m.lower))
 }
 
 // mtreeTree is the tree a manifest is written of.
 type mtreeTree struct {
-	fs      *overlay.FS
 	lower   *layer.Image
-	digests map[layer.Ino]string // of regular files; hexadecimal
+	attr    func(layer.Ino) (layer.Attr, error) // as the host shows it
+	xattrs  func(layer.Ino) (map[string]string, error)
+	digests map[layer.Ino]string // of regular files; hexadecimal. nil: to be computed
+}
+
+// newMtreeTree is the tree of an image as a mount of it shows it.
+func newMtreeTree(fs *overlay.FS, lower *layer.Image) *mtreeTree {
+	attr := func(ino layer.Ino) (layer.Attr, error) {
+		a, err := fs.GetAttr(ino)
+		return imageAttr(a), err
+	}
+	xattrs := func(ino layer.Ino) (map[string]string, error) { return viewXattrs(fs, ino) }
+	return &mtreeTree{lower: lower, attr: attr, xattrs: xattrs}
 }
 
 func writeMtreeFile(ctx context.Context, name, root string, t *mtreeTree) (err error) {
-	if err := t.hashContent(ctx); err != nil {
-		return err
+	if t.digests == nil {
+		if err := t.hashContent(ctx); err != nil {
+			return err
+		}
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -166,7 +179,7 @@ var mtreeTypes = map[uint32]string{
 }
 
 func (t *mtreeTree) writeEntry(w *bufio.Writer, ino layer.Ino, name, indent string) error {
-	a, err := t.fs.GetAttr(ino)
+	a, err := t.attr(ino)
 	if err != nil {
 		return err
 	}
@@ -197,7 +210,7 @@ func (t *mtreeTree) writeEntry(w *bufio.Writer, ino layer.Ino, name, indent stri
 		fmt.Fprintf(w, " sha256digest=%s", t.digests[ino])
 	}
 	if typ == unix.S_IFREG || typ == unix.S_IFDIR {
-		xattrs, err := viewXattrs(t.fs, ino)
+		xattrs, err := t.xattrs(ino)
 		if err != nil {
 			return err
 		}

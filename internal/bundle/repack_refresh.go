@@ -90,7 +90,7 @@ func (v *View) refreshMtree(ctx context.Context, path *cas.Path, was digest.Dige
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("write manifest: %w", err)
 	}
-	if err := writeMtreeFile(ctx, temp, v.dir.file(rootfsName), &mtreeTree{fs: shown, lower: im}); err != nil {
+	if err := writeMtreeFile(ctx, temp, v.dir.file(rootfsName), newMtreeTree(shown, im)); err != nil {
 		return false, errors.Join(err, os.Remove(temp))
 	}
 	if err := os.Rename(temp, name); err != nil {

@@ -194,12 +194,20 @@ func readUmoci(bundle string) (*umociMeta, error) {
 // writeUmoci writes umoci.json as umoci does: one line, as its decoder and its
 // encoder agree on it.
 func writeUmoci(bundle string, m *umociMeta) error {
+	data, err := m.encode()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(bundle, umociName), data, 0o644)
+}
+
+func (m *umociMeta) encode() ([]byte, error) {
 	m.Version = umociVersion
 	data, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", umociName, err)
+		return nil, fmt.Errorf("encode %s: %w", umociName, err)
 	}
-	return replaceFile(filepath.Join(bundle, umociName), append(data, '\n'), 0o644)
+	return append(data, '\n'), nil
 }
 
 // replaceFile writes a file in one durable step.

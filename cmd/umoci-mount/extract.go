@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
+)
+
+// mountOnly are the flags that say something of a mount alone.
+var mountOnly = []string{
+	"mtree", "fresh", "foreground", "read-only", "allow-other", "no-passthrough", "volatile", "span-cache",
+}
+
+// runExtract is `unpack --extract`.
+func (o *mountOptions) runExtract(cmd *cobra.Command, dir string) error {
+	for _, name := range mountOnly {
+		if cmd.Flags().Changed(name) {
+			return usageError{fmt.Errorf("--extract mounts nothing: --%s says nothing then", name)}
+		}
+	}
+	return o.extractTo(cmd.Context(), dir, bundle.Extract)
+}
+
+// extractTo extracts what the flags name, as a bundle or as a directory.
+func (o *mountOptions) extractTo(ctx context.Context, dest string,
+	do func(context.Context, bundle.ExtractOptions) (*bundle.ExtractResult, error),
+) error {
+	opt := bundle.ExtractOptions{Dest: dest, Rootless: o.rootless || os.Geteuid() != 0}
+	var err error
+	if opt.Image, err = imageOptions(o.global, o.image, o.platform, o.cacheDir); err != nil {
+		return err
+	}
+	opt.Image.KeepDirlinks = o.keepDirlinks
+	if opt.UIDMap, err = parseIDMap("--uid-map", o.uidMap); err != nil {
+		return err
+	}
+	if opt.GIDMap, err = parseIDMap("--gid-map", o.gidMap); err != nil {
+		return err
+	}
+	bar := newProgress(os.Stderr)
+	opt.Image.Progress = bar.add
+	res, err := do(ctx, opt)
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	opt.Image.Log.Info("extracted", "rootfs", res.Rootfs, "image", res.Image.Digest.String(), "entries", res.Entries)
+	return nil
+}
+
+// imageOptions are the flags that name an image to be read.
+func imageOptions(global *globalOptions, image, platform, cacheDir string) (opt bundle.ImageOptions, err error) {
+	if image == "" {
+		return opt, usageError{errors.New("missing mandatory argument: --image")}
+	}
+	if opt.Layout, opt.Tag, err = cas.ParseImage(image); err != nil {
+		return opt, usageError{err}
+	}
+	if platform != "" {
+		if opt.Platform, err = cas.ParsePlatform(platform); err != nil {
+			return opt, usageError{err}
+		}
+	}
+	opt.CacheDir = cacheDir
+	opt.Log, err = global.logger()
+	return opt, err
+}

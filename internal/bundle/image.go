@@ -1,0 +1,101 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/layer"
+)
+
+// ImageOptions say which image is read, and how.
+type ImageOptions struct {
+	Layout   string // path of an image layout
+	Tag      string
+	Platform *ispec.Platform // see cas.ResolveOptions
+
+	CacheDir     string // "" chooses: see CacheDir
+	KeepDirlinks bool
+	SpanCache    int64 // bytes of memory for decoded content; 0: some
+	Progress     layer.Progress
+	Log          *slog.Logger
+}
+
+// defaultSpanCache is ImageOptions.SpanCache where it is 0.
+const defaultSpanCache = 32 << 20
+
+// Image is an image of a layout with its merged tree, read in this process without
+// a mount.
+type Image struct {
+	*layer.Image
+	Path     *cas.Path
+	Manifest *cas.Image
+
+	layout *cas.Layout
+	unpin  func() error
+	cache  *openCache
+}
+
+// OpenImage finds an image and indexes the layers that the cache does not know. Its
+// blobs stay where they are until it is closed.
+func OpenImage(ctx context.Context, opt ImageOptions) (*Image, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	im := &Image{}
+	if err := im.open(ctx, opt); err != nil {
+		return nil, errors.Join(err, im.Close())
+	}
+	return im, nil
+}
+
+func (im *Image) open(ctx context.Context, opt ImageOptions) (err error) {
+	if im.layout, err = cas.Open(opt.Layout); err != nil {
+		return err
+	}
+	if im.unpin, err = im.layout.Pin(); err != nil {
+		return err
+	}
+	if im.Path, err = im.layout.Resolve(ctx, opt.Tag, cas.ResolveOptions{Platform: opt.Platform}); err != nil {
+		return err
+	}
+	if im.Manifest, err = im.layout.Image(ctx, im.Path); err != nil {
+		return fmt.Errorf("%s:%s: %w", opt.Layout, opt.Tag, err)
+	}
+	dir, err := CacheDir(opt.CacheDir)
+	if err != nil {
+		return err
+	}
+	if im.cache, err = newCache(dir, opt.Log); err != nil {
+		return err
+	}
+	if opt.SpanCache == 0 {
+		opt.SpanCache = defaultSpanCache
+	}
+	im.Image, err = im.cache.Open(ctx, sources(ctx, im.layout, stateLayers(im.Manifest)), layer.IndexOptions{
+		Progress: opt.Progress, SpanCacheBytes: opt.SpanCache, KeepDirlinks: opt.KeepDirlinks,
+	})
+	return err
+}
+
+// Close releases all of it.
+func (im *Image) Close() error {
+	var errs []error
+	if im.Image != nil {
+		errs = append(errs, im.Image.Close())
+	}
+	if im.cache != nil {
+		errs = append(errs, im.cache.close())
+	}
+	if im.unpin != nil {
+		errs = append(errs, im.unpin())
+	}
+	if im.layout != nil {
+		errs = append(errs, im.layout.Close())
+	}
+	return errors.Join(errs...)
+}
