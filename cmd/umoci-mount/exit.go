@@ -42,7 +42,6 @@ var exitCodes = []struct {
 }{
 	{context.Canceled, exitInterrupt},
 	{cas.ErrBadTag, exitUsage},
-	{bundle.ErrUnmapped, exitUsage},
 	{fusefs.ErrNoFuseDevice, exitMeans},
 	{fusefs.ErrNoFusermount, exitMeans},
 	{fusefs.ErrNotSetuid, exitMeans},

@@ -18,9 +18,6 @@ import (
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
-// ErrUnmapped: a file of the image belongs to an id that the mapping leaves out.
-var ErrUnmapped = extract.ErrUnmapped
-
 // ExtractOptions of Extract and ExtractRootfs.
 type ExtractOptions struct {
 	Image ImageOptions
@@ -58,10 +55,14 @@ func (o *ExtractOptions) mapOptions() mapOptions {
 
 // tree writes the image's tree.
 func (o *ExtractOptions) tree(ctx context.Context, im *Image, dest string, record bool) (*extract.Result, error) {
-	return extract.Tree(ctx, im.Image, dest, extract.Options{
+	res, err := extract.Tree(ctx, im.Image, dest, extract.Options{
 		UIDs: extractRanges(o.UIDMap), GIDs: extractRanges(o.GIDMap), Rootless: o.Rootless,
 		Record: record, Log: o.Image.Log,
 	})
+	if errors.Is(err, extract.ErrUnmapped) {
+		err = fmt.Errorf("%w: %w", ErrUnmapped, err)
+	}
+	return res, err
 }
 
 func extractRanges(list []overlay.IDRange) []extract.IDRange {

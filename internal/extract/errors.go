@@ -4,7 +4,7 @@ import "errors"
 
 var (
 	// ErrUnmapped: an owner in the image has no id in the mapping asked for.
-	ErrUnmapped = errors.New("owner is outside the id mapping")
+	ErrUnmapped = errors.New("is outside the id map")
 	// ErrName: an entry's name is not one path component; the tree is damaged.
 	ErrName = errors.New("not a file name")
 )

@@ -21,7 +21,7 @@ func toHost(ranges []IDRange, id uint32) (uint32, error) {
 			return r.Host + (id - r.Container), nil
 		}
 	}
-	return 0, fmt.Errorf("%d: %w", id, ErrUnmapped)
+	return 0, fmt.Errorf("%d %w", id, ErrUnmapped)
 }
 
 // RootlessXattr holds the owner of a file that a plain user extracted
