@@ -77,6 +77,7 @@ var exitCodes = []struct {
 	{unix.EROFS, exitSpace},
 	{fs.ErrPermission, exitPermission},
 	{fs.ErrNotExist, exitNotFound},
+	{unix.ENOTDIR, exitNotFound},
 }
 
 func exitCode(err error) int {

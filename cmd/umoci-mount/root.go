@@ -82,6 +82,8 @@ without extracting it, and makes a new layer of what was changed.`,
 		newStatusCommand(),
 		newRepackCommand(&global),
 		newDiffCommand(&global),
+		newCatCommand(&global),
+		newTreeCommand(&global),
 		newRawCommand(&global),
 	)
 	return root

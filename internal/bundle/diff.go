@@ -156,16 +156,19 @@ type Change struct {
 }
 
 // ModeString writes the mode as ls(1) does.
-func (c *Change) ModeString() string {
+func (c *Change) ModeString() string { return ModeString(c.Mode) }
+
+// ModeString writes a mode, as in struct stat, as ls(1) does.
+func ModeString(mode uint32) string {
 	kinds := map[uint32]byte{
 		unix.S_IFDIR: 'd', unix.S_IFLNK: 'l', unix.S_IFCHR: 'c', unix.S_IFBLK: 'b', unix.S_IFIFO: 'p', unix.S_IFSOCK: 's',
 	}
 	b := []byte("-rwxrwxrwx")
-	if k := kinds[c.Mode&unix.S_IFMT]; k != 0 {
+	if k := kinds[mode&unix.S_IFMT]; k != 0 {
 		b[0] = k
 	}
 	for i := range 9 {
-		if c.Mode&(1<<(8-i)) == 0 {
+		if mode&(1<<(8-i)) == 0 {
 			b[1+i] = '-'
 		}
 	}
@@ -173,7 +176,7 @@ func (c *Change) ModeString() string {
 		bit uint32
 		c   byte
 	}{{unix.S_ISUID, 's'}, {unix.S_ISGID, 's'}, {unix.S_ISVTX, 't'}} {
-		if c.Mode&special.bit == 0 {
+		if mode&special.bit == 0 {
 			continue
 		}
 		at := 3 * (i + 1)

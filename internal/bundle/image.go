@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/umoci-mount/umoci-mount/cas"
@@ -99,3 +100,6 @@ func (im *Image) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// diffID is the digest of the plain stream of a layer, by its number.
+func (im *Image) diffID(n int) digest.Digest { return im.Manifest.Config.RootFS.DiffIDs[n] }

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +20,8 @@ const maxSymlinks = 40
 // openInImage opens a regular file of an image by path. Symlinks are followed
 // within the image, never out of it. nil: there is no such file.
 func openInImage(im *layer.Image, name string) (io.ReadCloser, error) {
-	ino, err := resolveInImage(im, name)
-	if errors.Is(err, fs.ErrNotExist) {
+	ino, err := resolveInImage(im.Tree, name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
@@ -40,42 +41,92 @@ func openInImage(im *layer.Image, name string) (io.ReadCloser, error) {
 	return io.NopCloser(io.NewSectionReader(f, 0, f.Size())), nil
 }
 
-// resolveInImage walks a path with the image's root as "/".
-func resolveInImage(im *layer.Image, name string) (layer.Ino, error) {
+// resolveInImage walks a path as a process does whose root is the image's: each
+// symlink is followed, the last one too, and ".." of the root is the root. Errors are
+// *fs.PathError of fs.ErrNotExist, ENOTDIR or ELOOP (path_resolution(7)).
+func resolveInImage(t *layer.Tree, name string) (layer.Ino, error) {
+	fail := func(err error) (layer.Ino, error) {
+		return 0, &fs.PathError{Op: "look up", Path: path.Join("/", name), Err: err}
+	}
 	links := 0
-	done, rest := "", strings.Split(path.Clean("/" + name)[1:], "/")
-	ino := layer.RootIno
-	for len(rest) > 0 {
-		next := path.Join(done, rest[0])
+	above := []layer.Ino{layer.RootIno} // the directories down to where the walk is
+	for rest := strings.Split(name, "/"); len(rest) > 0; {
+		part := rest[0]
 		rest = rest[1:]
-		if next == "" || next == "." {
+		a, err := t.Attr(above[len(above)-1])
+		if err != nil {
+			return fail(err)
+		}
+		if a.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return fail(unix.ENOTDIR)
+		}
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			above = above[:max(len(above)-1, 1)]
 			continue
 		}
-		var err error
-		if ino, err = im.LookupPath(next); err != nil {
-			return 0, err
-		}
-		a, err := im.Attr(ino)
+		ino, err := t.Lookup(a.Ino, part)
 		if err != nil {
-			return 0, err
+			return fail(err)
+		}
+		if a, err = t.Attr(ino); err != nil {
+			return fail(err)
 		}
 		if a.Mode&unix.S_IFMT != unix.S_IFLNK {
-			done = next
+			above = append(above, ino)
 			continue
 		}
 		if links++; links > maxSymlinks {
-			return 0, fmt.Errorf("%s: too many symbolic links", name)
+			return fail(unix.ELOOP)
 		}
-		target, err := im.Readlink(ino)
+		target, err := t.Readlink(ino)
 		if err != nil {
-			return 0, err
+			return fail(err)
 		}
-		if !path.IsAbs(target) {
-			target = path.Join("/", done, target)
+		if path.IsAbs(target) {
+			above = above[:1]
 		}
-		full := path.Join(append([]string{"/", target}, rest...)...)
-		done, rest = "", strings.Split(full[1:], "/")
-		ino = layer.RootIno
+		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return ino, nil
+	return above[len(above)-1], nil
+}
+
+// ErrNotFile: what a path leads to has no content.
+var ErrNotFile = errors.New("not a regular file")
+
+// CopyFile writes the content of one of the image's files to w. Symlinks are
+// followed within the image.
+func (im *Image) CopyFile(ctx context.Context, w io.Writer, name string) error {
+	ino, err := resolveInImage(im.Tree, name)
+	if err != nil {
+		return err
+	}
+	a, err := im.Attr(ino)
+	if err != nil {
+		return err
+	}
+	if a.Mode&unix.S_IFMT != unix.S_IFREG {
+		return &fs.PathError{Op: "read", Path: path.Join("/", name), Err: fmt.Errorf("%w: %s", ErrNotFile, mtreeTypes[a.Mode&unix.S_IFMT])}
+	}
+	f, err := im.Open(ino)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 256<<10)
+	for off := int64(0); off < f.Size(); {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), f.Size()-off)], off)
+		if n == 0 && err != nil {
+			return fmt.Errorf("read %q: %w", path.Join("/", name), err)
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		off += int64(n)
+	}
+	return nil
 }
