@@ -68,6 +68,7 @@ var exitCodes = []struct {
 	{cas.ErrMediaType, exitImage},
 	{cas.ErrTooLarge, exitImage},
 	{bundle.ErrUser, exitImage},
+	{bundle.ErrDamaged, exitImage},
 	{layer.ErrDigest, exitImage},
 	{layer.ErrDiffID, exitImage},
 	{layer.ErrFormat, exitImage},

@@ -84,6 +84,7 @@ without extracting it, and makes a new layer of what was changed.`,
 		newDiffCommand(&global),
 		newCatCommand(&global),
 		newTreeCommand(&global),
+		newFsckCommand(&global),
 		newRawCommand(&global),
 	)
 	return root
