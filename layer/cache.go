@@ -119,7 +119,7 @@ func (c *Cache) Open(ctx context.Context, layers []Source, opt IndexOptions) (_ 
 
 // image joins a tree and the layers it was made of.
 func (c *Cache) image(tree *Tree, layers []Source, held *heldSources, opt IndexOptions) *Image {
-	im := &Image{Tree: tree}
+	im := &Image{Tree: tree, held: c.hold(held)}
 	spans := newSpanCache(opt.SpanCacheBytes)
 	blobs := make(map[blobID]*lazyBlob, len(held.layers))
 	for _, h := range held.layers {

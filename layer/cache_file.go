@@ -44,6 +44,7 @@ func (c *Cache) open(name string) (*os.File, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
+	used(f, fi)
 	return f, fi, nil
 }
 

@@ -29,5 +29,6 @@
 //	  a file below locks/     flock(2); one at a time
 //	span cache                see spancache.go
 //
-// Trees take no lock.
+// Trees take no lock. What reads a tree or a layer's index for longer holds a shared
+// flock(2) on the file, which is never waited for but a moment (cache_use.go).
 package layer

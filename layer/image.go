@@ -1,6 +1,9 @@
 package layer
 
-import "errors"
+import (
+	"errors"
+	"os"
+)
 
 // Image is a merged tree together with the layers that hold its files' content:
 // all that is read of an image. It is safe for concurrent use; Close ends the
@@ -8,6 +11,7 @@ import "errors"
 type Image struct {
 	*Tree
 	layers []*lazyBlob // by layer number; a layer listed twice stands here twice
+	held   []*os.File  // the layers' indexes: see Cache.hold
 }
 
 // Close releases the tree and the layers. No File of the image may be in use.
@@ -16,6 +20,10 @@ func (im *Image) Close() error {
 	for _, b := range im.layers {
 		errs = append(errs, b.close())
 	}
+	for _, f := range im.held {
+		errs = append(errs, f.Close())
+	}
+	im.held = nil
 	return errors.Join(append(errs, im.Tree.Close())...)
 }
 

@@ -45,11 +45,10 @@ func OpenTree(f *os.File) (*Tree, error) {
 }
 
 func mapTree(f *os.File) (*Tree, error) {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	// A file system without locks can still be read from: nothing of ours changes
 	// a tree file in place.
-	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.ENOLCK) {
-		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+	if err := share(f); err != nil {
+		return nil, err
 	}
 	fi, err := f.Stat()
 	if err != nil {

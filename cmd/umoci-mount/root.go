@@ -85,6 +85,7 @@ without extracting it, and makes a new layer of what was changed.`,
 		newCatCommand(&global),
 		newTreeCommand(&global),
 		newFsckCommand(&global),
+		newCacheCommand(&global),
 		newRawCommand(&global),
 	)
 	return root
