@@ -106,16 +106,24 @@ func (c *Cache) Open(ctx context.Context, layers []Source, opt IndexOptions) (_ 
 			}
 		}()
 	}
-	if err := c.indexAll(ctx, held, opt); err != nil {
-		return nil, err
-	}
-	if tree == nil {
-		if tree, err = c.makeTree(ctx, key, layers, opt.KeepDirlinks); err != nil {
-			return nil, err
+	for range makeTries {
+		err = c.indexAll(ctx, held, opt)
+		if err == nil && tree == nil {
+			tree, err = c.makeTree(ctx, key, layers, opt.KeepDirlinks)
 		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return c.image(tree, layers, held, opt), nil
 }
+
+// makeTries is how often an image's files are made, where others prune the cache as
+// they appear.
+const makeTries = 10
 
 // image joins a tree and the layers it was made of.
 func (c *Cache) image(tree *Tree, layers []Source, held *heldSources, opt IndexOptions) *Image {
