@@ -81,7 +81,7 @@ func (o *diffOptions) changes(ctx context.Context, what string) ([]bundle.Change
 		if err != nil {
 			return nil, err
 		}
-		return bundle.Diff(ctx, what, log)
+		return bundle.Diff(ctx, bundle.Locate(what), log)
 	}
 	from, err := imageOptions(o.global, o.image, o.platform, o.cacheDir)
 	if err != nil {

@@ -24,6 +24,9 @@ func (o *mountOptions) runExtract(cmd *cobra.Command, dir string) error {
 			return usageError{fmt.Errorf("--extract mounts nothing: --%s says nothing then", name)}
 		}
 	}
+	if o.raw {
+		return o.extractTo(cmd.Context(), dir, bundle.ExtractRootfs)
+	}
 	return o.extractTo(cmd.Context(), dir, bundle.Extract)
 }
 

@@ -33,6 +33,7 @@ type mountOptions struct {
 	noPassthrough bool
 	volatile      bool
 	extract       bool
+	raw           bool // no bundle: the argument is the root file system
 	cacheDir      string
 	spanCache     int64
 }
@@ -139,6 +140,9 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 	}
 	opt.State.Squash = o.squash || o.rootless // as umoci's --rootless always does
 	if opt.State.CacheDir, err = bundle.CacheDir(o.cacheDir); err != nil {
+		return err
+	}
+	if opt, err = o.rawMount(opt); err != nil {
 		return err
 	}
 	bar := newProgress(os.Stderr)

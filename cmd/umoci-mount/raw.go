@@ -22,6 +22,7 @@ func newRawCommand(global *globalOptions) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newRawMtreeValidateCommand(global),
+		newRawUnpackCommand(global),
 	)
 	return cmd
 }

@@ -101,7 +101,7 @@ func (o *repackOptions) run(ctx context.Context, notes io.Writer, dir string) er
 		return err
 	}
 	opt := bundle.RepackOptions{
-		Bundle: dir, MaskPaths: o.maskPaths, NoMaskVolumes: o.noMaskVolumes, RefreshBundle: o.refreshBundle,
+		Bundle: bundle.Locate(dir), MaskPaths: o.maskPaths, NoMaskVolumes: o.noMaskVolumes, RefreshBundle: o.refreshBundle,
 		Compress: o.compress, AllowEmpty: o.allowEmpty, FullCheck: o.fullCheck, CacheDir: o.cacheDir, Now: time.Now(),
 	}
 	var err error

@@ -32,5 +32,5 @@ it is, and the processes that use it are named.`,
 }
 
 func (o *umountOptions) run(ctx context.Context, dir string) error {
-	return bundle.Umount(ctx, dir, bundle.UmountOptions{Lazy: o.lazy, Discard: o.discard})
+	return bundle.Umount(ctx, bundle.Locate(dir), bundle.UmountOptions{Lazy: o.lazy, Discard: o.discard})
 }

@@ -215,6 +215,7 @@ type ServeOptions struct {
 // server is everything a mount's process holds.
 type server struct {
 	bundle string
+	point  string // the mountpoint; kept, as the bundle may go
 	log    *slog.Logger
 	state  *State
 	held   *os.File // "mounted", locked
@@ -231,7 +232,7 @@ type server struct {
 func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	unix.Umask(0) // modes are the callers'
 	debug.SetGCPercent(50)
-	s := &server{bundle: bundle, log: opt.Log}
+	s := &server{bundle: bundle, point: rootfsOf(bundle), log: opt.Log}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -294,9 +295,8 @@ func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 // not be: a mountpoint is busy for whoever removes.
 func (s *server) abandon(done <-chan struct{}) error {
 	err := s.detach(done)
-	point := filepath.Join(s.bundle, rootfsName)
-	if rerr := unix.Rmdir(point); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
-		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: point, Err: rerr})
+	if rerr := unix.Rmdir(s.point); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
+		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: s.point, Err: rerr})
 	}
 	return err
 }
@@ -304,12 +304,11 @@ func (s *server) abandon(done <-chan struct{}) error {
 // detach takes the mount away from every path, and waits a while for the programs
 // that still use it. Those that go on after that see ENOTCONN.
 func (s *server) detach(done <-chan struct{}) error {
-	point := filepath.Join(s.bundle, rootfsName)
 	var err error
 	if os.Geteuid() == 0 {
-		err = unix.Unmount(point, unix.MNT_DETACH)
+		err = unix.Unmount(s.point, unix.MNT_DETACH)
 	} else {
-		err = fusermountUnmount(point, true)
+		err = fusermountUnmount(s.point, true)
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		err = nil // unmounted meanwhile
@@ -382,7 +381,7 @@ func (s *server) mount() error {
 	o := &s.state.Options
 	root := os.Geteuid() == 0
 	var err error
-	s.fuse, err = fusefs.Mount(s.fs, filepath.Join(s.bundle, rootfsName), fusefs.Options{
+	s.fuse, err = fusefs.Mount(s.fs, s.point, fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
 		Log: s.log, Debug: o.Debug, DirectMount: root, Passthrough: root && !o.NoPassthrough,
 		// A plain user alone may do all with the tree, as the image's root: the

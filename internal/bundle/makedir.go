@@ -94,9 +94,7 @@ func (m *mounting) undo() error {
 	for _, name := range m.wrote {
 		errs = append(errs, os.RemoveAll(name))
 	}
-	if err := os.Remove(m.dir.file(rootfsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
-	}
+	errs = append(errs, m.undoRootfs())
 	return errors.Join(append(errs, m.restore(m.dir.path))...)
 }
 

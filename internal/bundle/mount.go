@@ -32,6 +32,8 @@ type MountOptions struct {
 
 	Progress layer.Progress
 	Log      *slog.Logger
+
+	rawRootfs string // see RawMount; "": in the bundle
 }
 
 // MountResult says what was mounted.
@@ -66,7 +68,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	if err := m.prepare(ctx); err != nil {
 		return nil, err
 	}
-	res = &MountResult{Rootfs: d.file(rootfsName), Image: m.state.Manifest, Resumed: m.resume}
+	res = &MountResult{Rootfs: rootfsOf(d.path), Image: m.state.Manifest, Resumed: m.resume}
 	if opt.Foreground {
 		return res, m.serveHere(ctx)
 	}
@@ -84,6 +86,8 @@ type mounting struct {
 	before os.FileInfo // of the bundle's directory; nil: it was not there
 	parent string      // topmost directory above the bundle that was not there; "" for none
 
+	madeRootfs bool // the mountpoint was not there, and is not in the bundle
+
 	layout *cas.Layout
 	image  *cas.Image
 	path   *cas.Path
@@ -100,7 +104,7 @@ func (m *mounting) checkFree() error {
 	case served:
 		return fmt.Errorf("%s: %w", m.dir.path, ErrMounted)
 	}
-	return detachStale(m.dir.file(rootfsName), m.opt.Log)
+	return detachStale(rootfsOf(m.dir.path), m.opt.Log)
 }
 
 // detachStale unmounts what a daemon that is no more left at path.
@@ -263,7 +267,10 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for name, mode := range map[string]os.FileMode{rootfsName: 0o755, upperName: 0o755, workName: 0o700} {
+	if err := m.makeRootfs(); err != nil {
+		return err
+	}
+	for name, mode := range map[string]os.FileMode{upperName: 0o755, workName: 0o700} {
 		if err := os.MkdirAll(m.dir.file(name), mode); err != nil {
 			return fmt.Errorf("create bundle: %w", err)
 		}
@@ -301,6 +308,9 @@ func (m *mounting) writeConfig() error {
 	meta := &umociMeta{From: walkPath{m.path.Walk}, MapOptions: mapOptions{
 		UIDMappings: idMappings(o.UIDMap), GIDMappings: idMappings(o.GIDMap), Rootless: o.squashed(),
 	}}
+	if m.opt.rawRootfs != "" {
+		return writeUmoci(m.dir.path, meta)
+	}
 	config, err := runtimeConfig(runtimeInput{
 		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
 		uids: meta.MapOptions.UIDMappings, gids: meta.MapOptions.GIDMappings,

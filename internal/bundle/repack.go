@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -142,7 +141,7 @@ func flushMount(bundle string, log *slog.Logger) error {
 	if err != nil || !mounted {
 		return err
 	}
-	root, err := os.Open(filepath.Join(bundle, rootfsName))
+	root, err := os.Open(rootfsOf(bundle))
 	if errors.Is(err, fs.ErrPermission) {
 		log.Info("another user's mount: what its programs wrote to mapped files may be missing", "bundle", bundle)
 		return nil

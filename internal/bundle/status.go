@@ -11,7 +11,8 @@ import (
 // MountStatus describes one live mount.
 type MountStatus struct {
 	Bundle   string            `json:"bundle"`
-	Image    string            `json:"image"` // LAYOUT:TAG
+	Rootfs   string            `json:"rootfs"` // the mountpoint
+	Image    string            `json:"image"`  // LAYOUT:TAG
 	Manifest string            `json:"manifest"`
 	PID      int               `json:"pid"` // 0: the daemon does not answer
 	Uptime   float64           `json:"uptime_seconds"`
@@ -28,19 +29,23 @@ func Status(ctx context.Context) ([]MountStatus, error) {
 	}
 	out := []MountStatus{}
 	for _, e := range entries {
-		if e.FSType != fsType || filepath.Base(e.Point) != rootfsName {
+		if e.FSType != fsType {
+			continue
+		}
+		bundle := bundleAt(e.Point)
+		if bundle == "" {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		out = append(out, mountStatus(filepath.Dir(e.Point)))
+		out = append(out, mountStatus(bundle, e.Point))
 	}
 	return out, nil
 }
 
-func mountStatus(bundle string) MountStatus {
-	st := MountStatus{Bundle: bundle}
+func mountStatus(bundle, point string) MountStatus {
+	st := MountStatus{Bundle: bundle, Rootfs: point}
 	state, err := readState(bundle)
 	if err != nil {
 		st.Error = err.Error()

@@ -37,7 +37,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	point := d.file(rootfsName)
+	point := rootfsOf(d.path)
 	e, err := mountAt(point)
 	if err != nil {
 		return err
@@ -66,6 +66,12 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 
 // discard removes the changes; the next mount starts from the image.
 func (d *dir) discard() error {
+	if isRaw(d.path) { // there is nothing else to it
+		if err := os.RemoveAll(d.path); err != nil {
+			return fmt.Errorf("throw away changes: %w", err)
+		}
+		return nil
+	}
 	for _, name := range []string{upperName, workName} {
 		if err := os.RemoveAll(d.file(name)); err != nil {
 			return fmt.Errorf("throw away changes: %w", err)
