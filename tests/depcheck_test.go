@@ -29,6 +29,8 @@ var mayImport = map[string][]string{
 	"internal/imagetest": {},
 	"tests":              {"internal/imagetest"},
 	"tests/repack":       {"internal/imagetest"},
+	"tests/crash":        {"internal/imagetest"},
+	"tests/imagecmds":    {"internal/imagetest"},
 }
 
 // onlyIn are packages from elsewhere with the places that may import them, as
