@@ -164,13 +164,12 @@ func (c *checker) look(ctx context.Context, d ispec.Descriptor, n *checkNode) er
 	case isManifestType(d.MediaType):
 		err = c.image(ctx, d)
 	}
+	m := marker{l: c.l}
+	if ferr := m.follow(data); err == nil {
+		err = ferr
+	}
 	if err != nil {
 		c.problem(Problem{Digest: d.Digest, Err: err})
-	}
-	m := marker{l: c.l}
-	if err := m.follow(data); err != nil {
-		c.problem(Problem{Digest: d.Digest, Err: err})
-		return nil
 	}
 	n.children = m.work
 	return nil
@@ -183,8 +182,8 @@ func (c *checker) image(ctx context.Context, d ispec.Descriptor) error {
 	if errors.Is(err, ErrMediaType) {
 		return nil
 	}
-	if errors.Is(err, ErrBlobNotFound) {
-		return nil // the config: it is a child, and told of as such
+	if errors.Is(err, ErrBlobNotFound) || errors.Is(err, ErrDigest) {
+		return nil // the config's: it is a child, and told of as such
 	}
 	if err != nil {
 		return err

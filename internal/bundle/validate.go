@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	mtree "github.com/vbatts/go-mtree"
 	"golang.org/x/sys/unix"
@@ -144,28 +145,41 @@ func opened(path string, fn func() error) (err error) {
 	if err = fn(); !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	parent := filepath.Dir(path)
-	open := func() (err error) {
-		info, err := os.Lstat(path)
-		if err != nil {
-			return err
+	var changed []func() error
+	for i := range path { // from the top
+		if i == 0 || path[i] != filepath.Separator {
+			continue
 		}
-		want := info.Mode().Perm() | 0o400
-		if info.IsDir() {
-			want |= 0o700
+		if restore := openOne(path[:i]); restore != nil {
+			changed = append(changed, restore)
 		}
-		if !info.IsDir() && !info.Mode().IsRegular() || want == info.Mode().Perm() {
-			return fn()
-		}
-		special := info.Mode() & (os.ModeSetuid | os.ModeSetgid | os.ModeSticky)
-		if err := os.Chmod(path, want|special); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.Chmod(path, info.Mode().Perm()|special)) }()
-		return fn()
 	}
-	if parent == path || parent == "." {
-		return open()
+	if err = fn(); errors.Is(err, fs.ErrPermission) { // the directories above were not all it takes
+		if restore := openOne(path); restore != nil {
+			changed = append(changed, restore)
+			err = fn()
+		}
 	}
-	return opened(parent, open)
+	for _, restore := range slices.Backward(changed) {
+		err = errors.Join(err, restore())
+	}
+	return err
+}
+
+// openOne gives an owner his permissions of one file or directory; nil where that is
+// not needed or not possible.
+func openOne(path string) (restore func() error) {
+	info, err := os.Lstat(path)
+	if err != nil || !info.IsDir() && !info.Mode().IsRegular() {
+		return nil
+	}
+	want := info.Mode().Perm() | 0o400
+	if info.IsDir() {
+		want |= 0o700
+	}
+	special := info.Mode() & (os.ModeSetuid | os.ModeSetgid | os.ModeSticky)
+	if want == info.Mode().Perm() || os.Chmod(path, want|special) != nil {
+		return nil
+	}
+	return func() error { return os.Chmod(path, info.Mode().Perm()|special) }
 }

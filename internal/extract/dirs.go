@@ -31,7 +31,7 @@ type openDir struct {
 // where it is deep.
 const (
 	workerDirs = 32
-	walkerDirs = 128
+	walkerDirs = 256
 )
 
 func newDirCache(tree *layer.Tree, root, most int) *dirCache {
