@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -45,6 +46,9 @@ func (l *Layout) newTemp(ctx context.Context) (*tempFile, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.temp == nil {
+		if err := l.sweepTemps(); err != nil {
+			return nil, err
+		}
 		t, err := l.makeTempDir()
 		if err != nil {
 			return nil, err
@@ -61,6 +65,39 @@ func (l *Layout) newTemp(ctx context.Context) (*tempFile, error) {
 		return nil, fmt.Errorf("create temporary file in %s: %w", l.path, err)
 	}
 	return &tempFile{l: l, name: name, f: f}, nil
+}
+
+// ownTemp is the name of a temporary directory of this program's.
+var ownTemp = regexp.MustCompile(`^` + regexp.QuoteMeta(tempPrefix) + `[0-9]+-[0-9]+-[0-9]+$`)
+
+// sweepTemps removes what writers of this program left that were killed: temporary
+// directories that nobody has locked. Stock umoci's are left to gc: it does not look
+// for its own again between making and locking it.
+func (l *Layout) sweepTemps() (err error) {
+	entries, err := fs.ReadDir(l.root.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("list layout: %w", err)
+	}
+	var stale []*os.File
+	defer func() { err = errors.Join(err, closeAll(stale)) }()
+	for _, e := range entries {
+		if !e.IsDir() || !ownTemp.MatchString(e.Name()) {
+			continue
+		}
+		dir, err := l.root.Open(e.Name())
+		if err != nil {
+			continue // somebody else's, or gone
+		}
+		if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			err = dir.Close()
+		} else {
+			stale = append(stale, dir)
+		}
+		if err != nil {
+			return fmt.Errorf("close temporary directory: %w", err)
+		}
+	}
+	return l.removeTemps(stale)
 }
 
 // tempAttempts bounds how often a gc may take a new temporary directory away

@@ -46,25 +46,20 @@ func Mount(fs *overlay.FS, mountpoint string, opt Options) (*Server, error) {
 		err = errors.Join(explainMount(err), removeHalfMount(path, opt.DirectMount))
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
+	// The mount is live: the kernel queues what is asked before Serve. go-fuse's
+	// WaitMount opens a file in it, and a process that is killed while it waits for
+	// its own answer can never end (request_wait_answer in fs/fuse/dev.c).
+	if opt.DirectMount {
+		if err := raiseReadAhead(path); err != nil {
+			opt.Log.Debug("read-ahead stays as it is", slog.Any("cause", err))
+		}
+	}
 	return &Server{ops: o, fuse: srv, mountpoint: path, direct: opt.DirectMount}, nil
 }
 
 // Serve answers requests until the file system is unmounted. It is to be called
 // once.
 func (s *Server) Serve() { s.fuse.Serve() }
-
-// WaitMount returns once the mount answers. Serve must be running.
-func (s *Server) WaitMount() error {
-	if err := s.fuse.WaitMount(); err != nil {
-		return fmt.Errorf("wait for the mount on %s: %w", s.mountpoint, err)
-	}
-	if s.direct {
-		if err := raiseReadAhead(s.mountpoint); err != nil {
-			s.ops.log.Debug("read-ahead stays as it is", slog.Any("cause", err))
-		}
-	}
-	return nil
-}
 
 // Unmount takes the mount away and waits for the end of every request.
 // ErrBusyMountpoint while it is in use.

@@ -252,9 +252,6 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		defer close(done)
 		s.fuse.Serve()
 	}()
-	if err := s.fuse.WaitMount(); err != nil {
-		return errors.Join(fmt.Errorf("mount: %w", err), s.detach(done))
-	}
 	if err := listenControl(bundle, control); err != nil {
 		return errors.Join(err, s.detach(done))
 	}
