@@ -33,7 +33,7 @@ func (w *writer) finish(ino layer.Ino, fd int, inherited bool) error {
 	}
 	if inherited || uid != w.x.euid || gid != w.x.egid {
 		if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
-			return os.NewSyscallError("fchown", err)
+			return ownerError(uid, gid, err)
 		}
 	}
 	if inherited {
@@ -83,7 +83,7 @@ func (w *writer) finishPath(ino layer.Ino, fd int, at place) error {
 	}
 	if !w.x.fresh || uid != w.x.euid || gid != w.x.egid {
 		if err := unix.Fchownat(fd, "", int(uid), int(gid), unix.AT_EMPTY_PATH); err != nil {
-			return os.NewSyscallError("fchownat", err)
+			return ownerError(uid, gid, err)
 		}
 	}
 	link := a.Mode&unix.S_IFMT == unix.S_IFLNK
@@ -108,6 +108,16 @@ func (w *writer) finishPath(ino layer.Ino, fd int, at place) error {
 		return nil
 	}
 	return w.record(ino, &a, fd)
+}
+
+// ownerError says what to do where a caller may not give files away, or where a user
+// namespace has no such id.
+func ownerError(uid, gid uint32, err error) error {
+	err = os.NewSyscallError(fmt.Sprintf("change owner to %d:%d", uid, gid), err)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w (--rootless makes all files the caller's)", err)
+	}
+	return err
 }
 
 // timesOf are the times of access and change of content. A layer has no time of
