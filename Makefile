@@ -9,6 +9,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 UMOCI_SYMLINK ?=
 FUZZTIME ?= 30s
+CRASHROUNDS ?= 1000
 BENCHTIME ?= 1s
 IMAGES ?= $(or $(UMOCI_MOUNT_TESTDATA),/var/tmp/umoci-mount-images)
 
@@ -25,12 +26,12 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race images e2e demo install bench fuzz lint clean
+.PHONY: help build docs test test-race images e2e crash demo install bench fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), BENCHTIME (bench),"
+	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), BENCHTIME (bench),"
 	@echo "             IMAGES (where e2e keeps its images), GOTESTFLAGS (test)"
 
 build: ## build bin/umoci-mount, statically
@@ -53,6 +54,9 @@ images: build ## make the real images of the end-to-end tests (root, needs a Deb
 
 e2e: images ## run the whole loop on real Debian images (root)
 	UMOCI_MOUNT_E2E=1 UMOCI_MOUNT_TESTDATA=$(IMAGES) $(GO) test -v -count=1 -timeout 25m -run '^TestReal' ./tests
+
+crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
+	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS)
 
 demo: ## show the loop: mount, run under runc, edit, diff, repack (root)
 	scripts/demo.sh

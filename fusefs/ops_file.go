@@ -215,7 +215,9 @@ func (o *ops) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 		return nil, fuse.EBADF
 	}
 	n, err := f.h.ReadAt(buf, int64(in.Offset))
-	if err != nil && !errors.Is(err, io.EOF) && n == 0 {
+	if err != nil && !errors.Is(err, io.EOF) {
+		// Not what came before it: the kernel takes a short answer for the end of the
+		// file (fuse_short_read). It asks again for the pages one by one.
 		return nil, o.status(opRead, in.NodeId, err)
 	}
 	return newRead(buf[:n]), fuse.OK

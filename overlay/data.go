@@ -65,7 +65,7 @@ func (fs *FS) fillData(n *node, size int64) (done bool, err error) {
 }
 
 // fillOpen is fillData on an open upper file.
-func (fs *FS) fillOpen(n *node, fd int, size int64) error {
+func (fs *FS) fillOpen(n *node, fd int, size int64) (err error) {
 	u, a := fs.upper, at{fd, ""}
 	var st unix.Statx_t
 	if err := u.stat(a, &st); err != nil {
@@ -83,6 +83,12 @@ func (fs *FS) fillOpen(n *node, fd int, size int64) error {
 		size = src.Size()
 	}
 	limit := min(size, src.Size())
+	counts := false // the upper's data does, perhaps
+	defer func() {
+		if err != nil && !counts {
+			u.emptyAgain(fd, &st, caps)
+		}
+	}()
 	if err := u.step("copy data"); err != nil {
 		return err
 	}
@@ -113,7 +119,20 @@ func (fs *FS) fillOpen(n *node, fd int, size int64) error {
 			return pathError("fsync", a, err)
 		}
 	}
+	counts = true
 	return u.removexattr(a, xattrMetacopy)
+}
+
+// emptyAgain takes the data out of a metacopy file that could not be filled: the disk
+// may be full. The lower's data still counts, so that what fails here does no harm.
+func (u *Upper) emptyAgain(fd int, st *unix.Statx_t, caps []byte) {
+	a := at{fd, ""}
+	_ = unix.Ftruncate(fd, 0)
+	_ = unix.Ftruncate(fd, int64(st.Size))
+	if len(caps) > 0 {
+		_ = u.setxattr(a, "security.capability", caps, 0)
+	}
+	_ = u.restoreTimes(a, st)
 }
 
 // copyChunk is how much is held in memory while data is copied up, in bytes.

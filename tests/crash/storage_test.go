@@ -1,0 +1,324 @@
+package crash
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+)
+
+const (
+	codeImage = 4
+	codeSpace = 9
+)
+
+// smallDisk mounts a file system of some size, in kB, for the life of a test.
+func smallDisk(t *testing.T, dir string, kb int) {
+	t.Helper()
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "mkfs.ext4")
+	image := dir + ".ext4"
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(image, nil, 0o600), os.Truncate(image, int64(kb)<<10)); err != nil {
+		t.Fatal(err)
+	}
+	env.MustCommand(t, "mkfs.ext4", "-q", "-m", "0", "-I", "256", "-O", "^has_journal", image)
+	env.MustCommand(t, "mount", "-o", "loop", image, dir)
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+}
+
+// fill takes all the room of a disk but some, and returns what gives it back.
+func fill(t *testing.T, dir string, leave int64) (free func()) {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "fill")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func debris(t *testing.T, bundle string) []string {
+	t.Helper()
+	var out []string
+	entries, err := os.ReadDir(filepath.Join(bundle, "work"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != "whiteout" {
+			out = append(out, e.Name())
+		}
+	}
+	return out
+}
+
+func TestAFullDiskReachesTheProgramAndLeavesTheTreeRight(t *testing.T) {
+	imagetest.NeedFuse(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	smallDisk(t, disk, 20<<10)
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})
+	for _, flags := range [][]string{nil, {"--no-passthrough"}} {
+		b := env.MountAt(t, filepath.Join(disk, "bundle"+strconv.Itoa(len(flags))), layout+":base", flags...)
+		large := filepath.Join(b.Rootfs(), "a/deep/large")
+		before := imagetest.MustReadTree(t, b.Rootfs())
+		if err := os.WriteFile(filepath.Join(b.Rootfs(), "a/warm"), nil, 0o644); err != nil { // makes what directories it takes
+			t.Fatal(err)
+		}
+		free := fill(t, disk, 100<<10)
+		f, err := os.OpenFile(large, os.O_RDWR, 0)
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%v: copy-up on a full disk: %v", flags, err)
+		}
+		if err == nil {
+			_ = f.Close()
+		}
+		err = os.WriteFile(filepath.Join(b.Rootfs(), "a/new"), make([]byte, 1<<20), 0o644)
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%v: write on a full disk: %v", flags, err)
+		}
+		if err := errors.Join(os.Remove(filepath.Join(b.Rootfs(), "a/new")), os.Remove(filepath.Join(b.Rootfs(), "a/warm"))); err != nil {
+			t.Errorf("%v: remove on a full disk: %v", flags, err)
+		}
+		if left := debris(t, b.Path); len(left) > 0 {
+			t.Errorf("%v: left in work/: %v", flags, left)
+		}
+		imagetest.SameTree(t, "the tree on a full disk", before, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{
+			IgnoreTime: func(p string) bool { return p == "a" },
+		})
+		free()
+		if err := os.WriteFile(large, []byte("again"), 0o644); err != nil {
+			t.Errorf("%v: with room again: %v", flags, err)
+		}
+		b.Umount(t)
+		if err := os.RemoveAll(b.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestARepackOntoAFullDiskLeavesTheLayoutAsItWas(t *testing.T) {
+	imagetest.NeedFuse(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	smallDisk(t, disk, 20<<10)
+	layout := filepath.Join(disk, "img")
+	if err := imagetest.WriteLayout(layout, imagetest.Image{Tag: "base", Layers: baseLayers}); err != nil {
+		t.Fatal(err)
+	}
+	b := env.Mount(t, layout+":base")
+	env.MustCommand(t, "dd", "if=/dev/urandom", "of="+filepath.Join(b.Rootfs(), "random"), "bs=1M", "count=8", "status=none")
+	before := imagetest.MustReadTree(t, layout)
+	free := fill(t, disk, 3<<20)
+	r := env.Run(t, "repack", "--image", layout+":new", b.Path)
+	if r.Code != codeSpace || !strings.Contains(r.Stderr, "space") || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	after := imagetest.MustReadTree(t, layout)
+	delete(after, ".lock-umoci-mount")
+	delete(before, ".lock-umoci-mount")
+	imagetest.SameTree(t, "the layout", before, after, imagetest.CompareOptions{DirNlink: true, IgnoreTime: func(string) bool { return true }})
+	free()
+	env.Must(t, "repack", "--image", layout+":new", b.Path)
+	env.Must(t, "fsck", "--layout", layout)
+	b.Umount(t)
+}
+
+func TestADaemonOutOfDescriptorsSaysSoAndGoesOn(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "prlimit")
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	pid := strconv.Itoa(daemonOf(t, b.Path))
+	const files = 60
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(b.Rootfs(), fmt.Sprint("f", i)), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := os.ReadDir("/proc/" + pid + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.MustCommand(t, "prlimit", "--pid", pid, fmt.Sprintf("--nofile=%d:", len(entries)+20))
+	var open []*os.File
+	for i := range files {
+		f, oerr := os.OpenFile(filepath.Join(b.Rootfs(), fmt.Sprint("f", i)), os.O_RDWR, 0)
+		if oerr != nil {
+			err = oerr
+			break
+		}
+		open = append(open, f)
+	}
+	if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) {
+		t.Errorf("after %d of %d files: %v", len(open), files, err)
+	}
+	for _, f := range open {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(b.Rootfs(), "f59")); err != nil || string(data) != "x" {
+		t.Errorf("after that: %q, %v", data, err)
+	}
+	b.Umount(t)
+}
+
+// daemonOf is the process that serves a bundle.
+func daemonOf(t *testing.T, bundle string) int {
+	t.Helper()
+	w := &world{t: t, bundle: bundle, dir: env.Dir}
+	return w.daemon()
+}
+
+func TestADamagedBlobIsEIOForItsFilesAlone(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})
+	t.Setenv("UMOCI_MOUNT_CACHE", filepath.Join(t.TempDir(), "cache"))
+	b := env.Mount(t, layout+":base")
+	_, m, _ := imagetest.Manifest(t, layout, "base")
+	name := imagetest.BlobPath(layout, m.Layers[0].Digest)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadFile(filepath.Join(b.Rootfs(), "a/deep/large")); !errors.Is(err, unix.EIO) {
+		t.Errorf("a file of the damaged layer: %v", err)
+	}
+	for _, p := range []string{"a/four", "d/one"} {
+		if _, err := os.ReadFile(filepath.Join(b.Rootfs(), p)); err != nil {
+			t.Errorf("a file of the other layer: %v", err)
+		}
+	}
+	if _, err := os.ReadDir(filepath.Join(b.Rootfs(), "a/deep")); err != nil {
+		t.Errorf("a directory of the damaged layer: %v", err)
+	}
+	if log := b.Log(); !strings.Contains(log, m.Layers[0].Digest.String()) {
+		t.Errorf("the log does not name the layer:\n%s", log)
+	}
+	r := env.Run(t, "fsck", "--layout", layout)
+	if r.Code != codeImage || !strings.Contains(r.Stdout+r.Stderr, m.Layers[0].Digest.String()) {
+		t.Errorf("fsck: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	b.Umount(t)
+}
+
+func TestACacheCutUnderAMountIsEIOAndMadeAgain(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	cache := filepath.Join(t.TempDir(), "cache")
+	t.Setenv("UMOCI_MOUNT_CACHE", cache)
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	before := imagetest.MustReadTree(t, b.Rootfs())
+	pid := daemonOf(t, b.Path)
+	err := filepath.WalkDir(cache, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return os.Truncate(p, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.MustCommand(t, "sh", "-c", `echo 2 >/proc/sys/vm/drop_caches; ls -lR "$0" >/dev/null 2>&1; cat "$0"/*/* >/dev/null 2>&1; true`, b.Rootfs())
+	if err := unix.Kill(pid, 0); err != nil {
+		t.Fatalf("the daemon: %v\n%s", err, b.Log())
+	}
+	b.Umount(t)
+	b.Remount(t)
+	imagetest.SameTree(t, "the next mount", before, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{})
+	b.Umount(t)
+}
+
+func TestRootsDaemonHasFewCapabilitiesAndNoNetworkSocket(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	dir := fmt.Sprintf("/proc/%d/", daemonOf(t, b.Path))
+	status, err := os.ReadFile(dir + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID |
+		1<<unix.CAP_MKNOD | 1<<unix.CAP_SETFCAP | 1<<unix.CAP_SYS_ADMIN
+	for _, line := range []string{fmt.Sprintf("CapPrm:\t%016x", want), fmt.Sprintf("CapBnd:\t%016x", want), "NoNewPrivs:\t1"} {
+		if !bytes.Contains(status, []byte(line+"\n")) {
+			t.Errorf("no %q in\n%s", line, status)
+		}
+	}
+	for _, name := range []string{"tcp", "tcp6", "udp", "udp6", "raw", "packet", "netlink"} {
+		if inodes := socketsOf(t, dir, name); len(inodes) > 0 {
+			t.Errorf("%s sockets: %v", name, inodes)
+		}
+	}
+	b.Umount(t)
+}
+
+// socketsOf are the sockets of a family that a process has open.
+func socketsOf(t *testing.T, proc, family string) []string {
+	t.Helper()
+	table, err := os.ReadFile(proc + "net/" + family)
+	if err != nil {
+		return nil // a family that the kernel lacks
+	}
+	fds, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, fd := range fds {
+		link, err := os.Readlink(proc + "fd/" + fd.Name())
+		inode, ok := strings.CutPrefix(link, "socket:[")
+		if err == nil && ok && bytes.Contains(table, []byte(" "+strings.TrimSuffix(inode, "]")+" ")) {
+			out = append(out, inode)
+		}
+	}
+	return out
+}
+
+func TestOthersCannotReadABundleOrTheCache(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "setpriv")
+	w := newWorld(t, baseLayers, false)
+	script := `for p in bundle/.umoci-mount/control bundle/.umoci-mount/log bundle/upper bundle/rootfs; do
+		if [ -e "$0/$p" ]; then echo "sees $p"; fi; done`
+	out := env.MustCommand(t, "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "sh", "-c", script, w.dir)
+	if out != "" {
+		t.Errorf("another user %s", out)
+	}
+	var list []json.RawMessage
+	status := env.MustCommand(t, "setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", env.Bin, "status", "--json")
+	if err := json.Unmarshal([]byte(status), &list); err != nil || len(list) > 0 {
+		t.Errorf("another user's status: %s, %v", status, err)
+	}
+	w.um("umount")
+}

@@ -1,0 +1,191 @@
+package crash
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+)
+
+const (
+	codeState = 5
+	codeBusy  = 6
+)
+
+func baseLayout(t *testing.T) string {
+	t.Helper()
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	return imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})
+}
+
+func TestABundleIsMountedOnce(t *testing.T) {
+	layout := baseLayout(t)
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	codes := make([]int, 8)
+	var group sync.WaitGroup
+	for i := range codes {
+		group.Go(func() { codes[i] = env.Run(t, "mount", "--image", layout+":base", bundle).Code })
+	}
+	group.Wait()
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH) })
+	done := 0
+	for _, code := range codes {
+		switch code {
+		case 0:
+			done++
+		case codeState, codeBusy:
+		default:
+			t.Errorf("exit codes %v", codes)
+		}
+	}
+	if done != 1 {
+		t.Errorf("%d of %d mounts succeeded: %v", done, len(codes), codes)
+	}
+	env.Must(t, "umount", bundle)
+}
+
+func TestRepacksOfTwoBundlesToOneTagAreBothWhole(t *testing.T) {
+	layout := baseLayout(t)
+	bundles := []*imagetest.Bundle{env.Mount(t, layout+":base"), env.Mount(t, layout+":base")}
+	for i, b := range bundles {
+		if err := os.WriteFile(filepath.Join(b.Rootfs(), fmt.Sprint("of", i)), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		var group sync.WaitGroup
+		for _, b := range bundles {
+			group.Go(func() {
+				if r := env.Run(t, "repack", "--image", layout+":new", b.Path); r.Code != 0 {
+					t.Errorf("exit %d: %s", r.Code, r.Stderr)
+				}
+			})
+		}
+		group.Wait()
+		env.Must(t, "fsck", "--layout", layout)
+	}
+	for _, b := range bundles {
+		b.Umount(t)
+	}
+}
+
+func TestARepackDuringWritesIsOnePointInTime(t *testing.T) {
+	layout := baseLayout(t)
+	for _, flag := range []string{"--volatile", "--no-passthrough"} { // with and without passthrough
+		b := env.Mount(t, layout+":base", flag)
+		// Each round writes its number into two files, one after the other: at any point
+		// in time the second is at most one behind.
+		stop, ended := make(chan struct{}), make(chan error, 1)
+		go func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					ended <- nil
+					return
+				default:
+				}
+				for _, name := range []string{"first", "second"} {
+					temp := filepath.Join(b.Rootfs(), "temp")
+					err := errors.Join(os.WriteFile(temp, fmt.Append(nil, i), 0o644), os.Rename(temp, filepath.Join(b.Rootfs(), name)))
+					if err != nil {
+						ended <- err
+						return
+					}
+				}
+			}
+		}()
+		for i := range 6 {
+			time.Sleep(20 * time.Millisecond)
+			tag := fmt.Sprint("t", i)
+			env.Must(t, "repack", "--image", layout+":"+tag, b.Path)
+			var first, second int
+			out := env.Must(t, "cat", "--image", layout+":"+tag, "/first") + " " + env.Must(t, "cat", "--image", layout+":"+tag, "/second")
+			if _, err := fmt.Sscan(out, &first, &second); err != nil {
+				t.Fatalf("%q: %v", out, err)
+			}
+			if first != second && first != second+1 {
+				t.Errorf("%s: the layer has %d and %d", flag, first, second)
+			}
+		}
+		close(stop)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		b.Umount(t)
+	}
+}
+
+func TestAnUmountWhileFilesAreInUseNamesTheHolderAndChangesNothing(t *testing.T) {
+	layout := baseLayout(t)
+	b := env.Mount(t, layout+":base")
+	f, err := os.Create(filepath.Join(b.Rootfs(), "open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := env.Run(t, "umount", b.Path)
+	if r.Code != codeBusy || !strings.Contains(r.Stderr, fmt.Sprint(os.Getpid())) || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	if _, err := f.WriteString("goes on"); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	b.Umount(t)
+}
+
+func TestRemovingAMountedBundleEndsItsMount(t *testing.T) {
+	layout := baseLayout(t)
+	b := env.Mount(t, layout+":base")
+	before := imagetest.MustReadTree(t, layout)
+	pid := daemonOf(t, b.Path)
+	// The mountpoint itself is busy for rm, which fails for it alone.
+	_ = exec.CommandContext(t.Context(), "rm", "-rf", b.Path).Run() //nolint:errcheck // see above
+	deadline := time.Now().Add(20 * time.Second)
+	for unix.Kill(pid, 0) == nil {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon goes on")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if mounted(b.Rootfs()) {
+		t.Error("still mounted")
+	}
+	if _, err := os.Lstat(b.Rootfs()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the mountpoint: %v", err)
+	}
+	imagetest.SameTree(t, "the layout", before, imagetest.MustReadTree(t, layout), imagetest.CompareOptions{IgnoreTime: func(string) bool { return true }})
+	env.Must(t, "mount", "--image", layout+":base", b.Path)
+	b.Umount(t)
+}
+
+func TestADeadDaemonsMountIsCleanedByUmountToo(t *testing.T) {
+	layout := baseLayout(t)
+	b := env.Mount(t, layout+":base")
+	if err := os.WriteFile(filepath.Join(b.Rootfs(), "kept"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(daemonOf(t, b.Path), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.Umount(t)
+	if mounted(b.Rootfs()) {
+		t.Error("still mounted")
+	}
+	b.Remount(t)
+	if _, err := os.Stat(filepath.Join(b.Rootfs(), "kept")); err != nil {
+		t.Error(err)
+	}
+	b.Umount(t)
+}
