@@ -24,12 +24,13 @@ type ops struct {
 	passthrough bool
 
 	files handles[file]
-	dirs  handles[dir]
 	io    ioModes
 	stats stats
 
 	// nameChanges counts requests that change a listing (ops_dir.go).
 	nameChanges atomic.Uint64
+	listings    listings
+	noOpenDir   bool // the kernel opens directories by itself if told so; set by Init
 }
 
 // kernel is what the server tells the kernel of its own accord. *fuse.Server
@@ -57,6 +58,7 @@ func (o *ops) SetDebug(bool) {}
 // Init is called between the kernel's INIT and its first request.
 func (o *ops) Init(s *fuse.Server) {
 	o.kernel = s
+	o.noOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	if o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0 {
 		o.io.backing = s
 	}
@@ -67,9 +69,6 @@ func (o *ops) Init(s *fuse.Server) {
 func (o *ops) OnUnmount() {
 	for _, f := range o.files.drain() {
 		o.closeFile(f)
-	}
-	for _, d := range o.dirs.drain() {
-		o.closeDir(d)
 	}
 }
 

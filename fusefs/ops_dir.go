@@ -1,81 +1,57 @@
 package fusefs
 
 import (
-	"sync"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
-// dir is an open directory. A position in its listing is the offset on the wire:
-// entry i stands at offset i, and the offset after it is i+1.
-type dir struct {
-	h *overlay.DirHandle
-
-	mu sync.Mutex
-	// taken is nameChanges when the listing was taken; protected by mu.
-	taken uint64
-}
-
-// OpenDir lets the kernel keep the listing across opens. It drops it by itself
-// at each change that it sends (fs/fuse/readdir.c:fuse_readdir_cached compares
-// i_version, which fuse_dir_changed bumps), and no other changes exist.
-func (o *ops) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+// OpenDir tells the kernel not to ask: it opens directories by itself from then on,
+// and keeps their listings (fuse_file_open takes ENOSYS for FOPEN_CACHE_DIR and
+// FOPEN_KEEP_CACHE). It drops a listing at each change that it sends
+// (fs/fuse/readdir.c:fuse_readdir_cached compares i_version, which fuse_dir_changed
+// bumps), and no other changes exist.
+func (o *ops) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	o.stats.count(opOpenDir)
-	taken := o.nameChanges.Load()
-	h, err := o.fs.OpenDir(overlay.Ino(in.NodeId))
-	if err != nil {
-		return o.status(opOpenDir, in.NodeId, err)
+	if o.noOpenDir {
+		return fuse.ENOSYS
 	}
-	out.Fh = o.dirs.add(&dir{h: h, taken: taken})
 	out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	return fuse.OK
 }
 
-// rewind takes a new listing for a read from the start, unless no name changed
-// since the last was taken. It matters beyond what rewinddir(3) asks: what the
-// kernel caches from here on counts as true at this request. A change of this
-// directory is complete when the read begins, as the kernel locks the directory.
-func (o *ops) rewind(d *dir) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// listing gives the directory to read from, and the position to go on at. What the
+// kernel caches from the start on counts as true at that request: a change of this
+// directory is complete when the read begins, as the kernel locks the directory. So a
+// read from the start takes a new listing, unless no name changed anywhere since the
+// last was taken; a read further on takes what there is, whoever took it.
+func (o *ops) listing(op opcode, in *fuse.ReadIn) (*overlay.DirHandle, int, fuse.Status) {
+	ino := overlay.Ino(in.NodeId)
 	now := o.nameChanges.Load()
-	if now == d.taken {
-		return nil
+	h := o.listings.get(ino, now, in.Offset == 0)
+	if h == nil {
+		var err error
+		if h, err = o.fs.OpenDir(ino); err != nil {
+			return nil, 0, o.status(op, in.NodeId, err)
+		}
+		o.listings.put(ino, now, h)
 	}
-	if err := d.h.Rewind(); err != nil {
-		return err
-	}
-	d.taken = now
-	return nil
-}
-
-// dirAt is the directory to read from, at the start of a listing if so asked.
-func (o *ops) dirAt(op opcode, in *fuse.ReadIn) (*dir, fuse.Status) {
-	d := o.dirs.get(in.Fh)
-	if d == nil {
-		return nil, fuse.EBADF
-	}
-	if in.Offset > 0 {
-		return d, fuse.OK
-	}
-	return d, o.status(op, in.NodeId, o.rewind(d))
+	return h, h.After(in.Offset), fuse.OK
 }
 
 // ReadDir lists names with number and type.
 func (o *ops) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	o.stats.count(opReadDir)
-	d, st := o.dirAt(opReadDir, in)
+	h, i, st := o.listing(opReadDir, in)
 	if !st.Ok() {
 		return st
 	}
-	for i := int(in.Offset); ; i++ {
-		e, ok, err := d.h.Entry(i)
+	for ; ; i++ {
+		e, ok, err := h.Entry(i)
 		if err != nil {
 			return o.endListing(opReadDir, in, out, err)
 		}
-		if !ok || !out.AddDirEntry(wireEntry(&e, i)) {
+		if !ok || !out.AddDirEntry(wireEntry(&e)) {
 			return fuse.OK
 		}
 	}
@@ -85,12 +61,12 @@ func (o *ops) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 // reference. "." and ".." go without (the kernel drops them).
 func (o *ops) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	o.stats.count(opReadDirPlus)
-	d, st := o.dirAt(opReadDirPlus, in)
+	h, i, st := o.listing(opReadDirPlus, in)
 	if !st.Ok() {
 		return st
 	}
-	for i := int(in.Offset); ; i++ {
-		more, err := o.addPlus(d.h, i, out)
+	for ; ; i++ {
+		more, err := o.addPlus(h, i, out)
 		if err != nil {
 			return o.endListing(opReadDirPlus, in, out, err)
 		}
@@ -104,7 +80,7 @@ func (o *ops) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more bool, err error) {
 	if i < 2 {
 		e, ok, err := h.Entry(i)
-		return ok && out.AddDirLookupEntry(wireEntry(&e, i)) != nil, err
+		return ok && out.AddDirLookupEntry(wireEntry(&e)) != nil, err
 	}
 	e, ok, err := h.EntryName(i)
 	if err != nil || !ok {
@@ -117,10 +93,10 @@ func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more
 		if e, ok, err = h.Entry(i); err != nil {
 			return false, err
 		}
-		return ok && out.AddDirLookupEntry(wireEntry(&e, i)) != nil, nil
+		return ok && out.AddDirLookupEntry(wireEntry(&e)) != nil, nil
 	}
 	e.Ino, e.Mode = a.Ino, a.Mode
-	entry := out.AddDirLookupEntry(wireEntry(&e, i))
+	entry := out.AddDirLookupEntry(wireEntry(&e))
 	if entry == nil {
 		o.fs.Forget(a.Ino, 1)
 		return false, nil
@@ -138,28 +114,14 @@ func (o *ops) endListing(op opcode, in *fuse.ReadIn, out *fuse.DirEntryList, err
 	return o.status(op, in.NodeId, err)
 }
 
-func wireEntry(e *overlay.DirEntry, i int) fuse.DirEntry {
-	return fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: uint64(i) + 1}
+func wireEntry(e *overlay.DirEntry) fuse.DirEntry {
+	return fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Mode, Off: e.Cookie}
 }
 
-func (o *ops) ReleaseDir(in *fuse.ReleaseIn) {
-	o.stats.count(opReleaseDir)
-	if d := o.dirs.remove(in.Fh); d != nil {
-		o.closeDir(d)
-	}
-}
-
-func (o *ops) closeDir(d *dir) {
-	if err := d.h.Close(); err != nil {
-		o.logFailure(opReleaseDir, uint64(d.h.Ino()), err)
-	}
-}
+// ReleaseDir has nothing to end: a listing belongs to no open.
+func (o *ops) ReleaseDir(*fuse.ReleaseIn) { o.stats.count(opReleaseDir) }
 
 func (o *ops) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	o.stats.count(opFsyncDir)
-	d := o.dirs.get(in.Fh)
-	if d == nil {
-		return fuse.EBADF
-	}
-	return o.status(opFsyncDir, in.NodeId, d.h.Sync())
+	return o.status(opFsyncDir, in.NodeId, o.fs.SyncDir(overlay.Ino(in.NodeId)))
 }

@@ -89,7 +89,6 @@ func removeAll(x *fixture, p string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
 	for i := 2; ; i++ {
 		e, ok, err := d.Entry(i)
 		if err != nil || !ok {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -168,8 +170,8 @@ func (x *fixture) listing() string {
 		if err != nil {
 			x.t.Fatalf("opendir %s: %v", p, err)
 		}
-		defer d.Close()
-		var names []string
+		var last uint64
+		children := map[string]Ino{}
 		for i := 2; ; i++ {
 			e, ok, err := d.Entry(i)
 			if err != nil {
@@ -185,12 +187,15 @@ func (x *fixture) listing() string {
 			if child.Ino != e.Ino || child.Mode&unix.S_IFMT != e.Mode {
 				x.t.Fatalf("%s/%s: readdir says %d %o, lookup %d %o", p, e.Name, e.Ino, e.Mode, child.Ino, child.Mode)
 			}
-			names = append(names, e.Name)
-			walk(child.Ino, filepath.Join(p, e.Name))
-			x.fs.Forget(child.Ino, 1)
+			if e.Cookie <= last || d.After(e.Cookie) != i+1 || d.After(last) > i {
+				x.t.Fatalf("%s/%s: entry %d has cookie %d, behind %d", p, e.Name, i, e.Cookie, last)
+			}
+			last = e.Cookie
+			children[e.Name] = child.Ino
 		}
-		if !sort.StringsAreSorted(names) {
-			x.t.Fatalf("%s: not sorted: %q", p, names)
+		for _, name := range slices.Sorted(maps.Keys(children)) {
+			walk(children[name], filepath.Join(p, name))
+			x.fs.Forget(children[name], 1)
 		}
 	}
 	walk(1, ".")

@@ -87,7 +87,6 @@ func FuzzUpperAttributes(f *testing.F) {
 						break
 					}
 				}
-				must(t, d.Close())
 			}
 			_ = chmodIno(x, ino)
 			_ = fsRename(x, name, "moved-"+name, 0)

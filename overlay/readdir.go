@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"cmp"
+	"hash/fnv"
 	"slices"
 	"sync"
 
@@ -10,56 +11,81 @@ import (
 
 // DirEntry is one name of a listing.
 type DirEntry struct {
-	Name string
-	Ino  Ino    // 0 where only EntryName was asked
-	Mode uint32 // S_IFMT bits; 0 where not known without a look at the object
+	Name   string
+	Ino    Ino    // 0 where only EntryName was asked
+	Mode   uint32 // S_IFMT bits; 0 where not known without a look at the object
+	Cookie uint64 // orders the entries; see After
 }
 
-// DirHandle is one open of a directory. Its listing does not change until
-// Rewind: entry i stays entry i. Safe for concurrent use.
+// Cookies. "." and ".." come first, then the names that the lower directory has, by
+// their place in it, whether they are still its own or the upper's; then all others,
+// by a hash. So a name has one cookie in all listings of its directory, whatever comes
+// and goes beside it: reading goes on behind a cookie in any later listing.
+const (
+	cookieDot    = 1
+	cookieDotDot = 2
+	cookieLower  = 3       // of the lower directory's first name
+	cookieUpper  = 1 << 62 // the least of a hash; off_t is signed
+)
+
+func upperCookie(name string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // cannot fail
+	return cookieUpper | h.Sum64()>>2
+}
+
+// DirHandle is the listing of a directory, as it was when it was opened. Safe for
+// concurrent use.
 type DirHandle struct {
-	fs  *FS
-	ino Ino
+	fs     *FS
+	ino    Ino
+	parent Ino
+	lower  Ino // the listing is this lower directory's; 0: merged holds it
+	count  int // of lower
 
 	mu     sync.Mutex
-	parent Ino        // protected by mu
-	merged []DirEntry // protected by mu; the listing, where the directory has an upper
-	lower  Ino        // protected by mu; the listing is this lower directory's; 0: merged holds it
-	count  int        // protected by mu; of lower
+	merged []DirEntry // the listing by cookie, where the directory has an upper; Ino and Mode are protected by mu
 }
 
-// OpenDir opens a directory for listing.
+// OpenDir lists a directory.
 func (fs *FS) OpenDir(ino Ino) (*DirHandle, error) {
-	d := &DirHandle{fs: fs, ino: ino}
-	if err := d.Rewind(); err != nil {
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	ref, err := fs.dir(ino)
+	if err != nil {
+		return nil, err
+	}
+	d := &DirHandle{fs: fs, ino: ino, parent: fs.parentOf(ref)}
+	switch {
+	case ref.n != nil && ref.n.removed.Load():
+	case !ref.hasUpper():
+		d.lower = ref.lower
+		d.count, err = fs.lower.NumEntries(ref.lower)
+	default:
+		d.merged, err = fs.listMerged(ref)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-// Rewind takes a new listing, as rewinddir(3) asks.
-func (d *DirHandle) Rewind() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	fs := d.fs
-	fs.treeMu.RLock()
-	defer fs.treeMu.RUnlock()
-	ref, err := fs.dir(d.ino)
-	if err != nil {
-		return err
-	}
-	d.merged, d.lower, d.count = nil, 0, 0
-	d.parent = fs.parentOf(ref)
+// Len is how many entries there are, "." and ".." included.
+func (d *DirHandle) Len() int { return 2 + d.count + len(d.merged) }
+
+// After is the position of the first entry behind a cookie; 0 is the start.
+func (d *DirHandle) After(cookie uint64) int {
 	switch {
-	case ref.n != nil && ref.n.removed.Load():
-		return nil
-	case !ref.hasUpper():
-		d.lower = ref.lower
-		d.count, err = fs.lower.NumEntries(ref.lower)
-		return err
+	case cookie < cookieLower:
+		return int(cookie)
+	case d.lower != 0:
+		return 2 + int(min(cookie-cookieLower+1, uint64(d.count)))
 	}
-	d.merged, err = fs.listMerged(ref)
-	return err
+	i, found := slices.BinarySearchFunc(d.merged, cookie, func(e DirEntry, c uint64) int { return cmp.Compare(e.Cookie, c) })
+	if found {
+		i++
+	}
+	return 2 + i
 }
 
 // parentOf is the number behind "..".
@@ -77,7 +103,7 @@ func (fs *FS) parentOf(d dirRef) Ino {
 }
 
 // listMerged lists a directory that has an upper: the names of both, sorted by
-// bytes, less the whiteouts and what they hide. Preconditions: treeMu is held.
+// cookie, less the whiteouts and what they hide. Preconditions: treeMu is held.
 func (fs *FS) listMerged(d dirRef) ([]DirEntry, error) {
 	fd, err := fs.dirFD(d.n)
 	if err != nil {
@@ -102,27 +128,36 @@ func (fs *FS) listMerged(d dirRef) ([]DirEntry, error) {
 			return nil, err
 		}
 		for len(raw) > 0 && raw[0].name < e.Name {
-			if out, err = fs.appendUpper(out, fd.fd, raw[0]); err != nil {
+			if out, err = fs.appendUpper(out, fd.fd, raw[0], upperCookie(raw[0].name)); err != nil {
 				return nil, err
 			}
 			raw = raw[1:]
 		}
+		cookie := uint64(cookieLower + i)
 		if len(raw) > 0 && raw[0].name == e.Name {
-			continue // the upper's, in the next round
+			if out, err = fs.appendUpper(out, fd.fd, raw[0], cookie); err != nil {
+				return nil, err
+			}
+			raw = raw[1:]
+			continue
 		}
-		out = append(out, DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Mode})
+		out = append(out, DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Mode, Cookie: cookie})
 	}
 	for _, e := range raw {
-		if out, err = fs.appendUpper(out, fd.fd, e); err != nil {
+		if out, err = fs.appendUpper(out, fd.fd, e, upperCookie(e.name)); err != nil {
 			return nil, err
 		}
+	}
+	slices.SortStableFunc(out, func(a, b DirEntry) int { return cmp.Compare(a.Cookie, b.Cookie) })
+	for i := 1; i < len(out); i++ { // two names of one hash: once in 10^8 directories of 200,000
+		out[i].Cookie = max(out[i].Cookie, out[i-1].Cookie+1)
 	}
 	return out, nil
 }
 
 // appendUpper adds an upper entry unless it is a whiteout. Its number is looked
 // up when it is asked for.
-func (fs *FS) appendUpper(out []DirEntry, dirfd int, e rawEntry) ([]DirEntry, error) {
+func (fs *FS) appendUpper(out []DirEntry, dirfd int, e rawEntry, cookie uint64) ([]DirEntry, error) {
 	white, err := fs.entryIsWhiteout(dirfd, e)
 	if err != nil || white {
 		return out, err
@@ -130,7 +165,7 @@ func (fs *FS) appendUpper(out []DirEntry, dirfd int, e rawEntry) ([]DirEntry, er
 	if fs.upper.rootless && e.typ == unix.S_IFREG {
 		e.typ = 0 // may stand in for another type
 	}
-	return append(out, DirEntry{Name: e.name, Mode: e.typ}), nil
+	return append(out, DirEntry{Name: e.name, Mode: e.typ, Cookie: cookie}), nil
 }
 
 // Ino is the directory that is open.
@@ -139,28 +174,28 @@ func (d *DirHandle) Ino() Ino { return d.ino }
 // EntryName is the entry at position i with no more than what the listing
 // itself says; ok is false at the end. Positions 0 and 1 are "." and "..".
 func (d *DirHandle) EntryName(i int) (e DirEntry, ok bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	switch {
 	case i < 0:
 		return e, false, ErrInvalid
 	case i == 0:
-		return DirEntry{".", d.ino, unix.S_IFDIR}, true, nil
+		return DirEntry{".", d.ino, unix.S_IFDIR, cookieDot}, true, nil
 	case i == 1:
-		return DirEntry{"..", d.parent, unix.S_IFDIR}, true, nil
+		return DirEntry{"..", d.parent, unix.S_IFDIR, cookieDotDot}, true, nil
 	}
 	i -= 2
 	if d.lower == 0 {
 		if i >= len(d.merged) {
 			return e, false, nil
 		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		return d.merged[i], true, nil
 	}
 	if i >= d.count {
 		return e, false, nil
 	}
 	le, err := d.fs.lower.Entry(d.lower, i)
-	return DirEntry{le.Name, le.Ino, le.Mode}, err == nil, err
+	return DirEntry{le.Name, le.Ino, le.Mode, uint64(cookieLower + i)}, err == nil, err
 }
 
 // Entry is EntryName with the number and the type.
@@ -172,16 +207,14 @@ func (d *DirHandle) Entry(i int) (DirEntry, bool, error) {
 	id, err := d.fs.identifyName(d.ino, e.Name)
 	if isNotExist(err) {
 		// Removed since the listing was taken; it keeps its position.
-		return DirEntry{e.Name, upperIno(0), e.Mode}, true, nil
+		return DirEntry{e.Name, upperIno(0), e.Mode, e.Cookie}, true, nil
 	}
 	if err != nil {
 		return e, false, err
 	}
 	e.Ino, e.Mode = id.ino, id.typ
 	d.mu.Lock()
-	if i -= 2; i < len(d.merged) && d.merged[i].Name == e.Name {
-		d.merged[i] = e
-	}
+	d.merged[i-2] = e
 	d.mu.Unlock()
 	return e, true, nil
 }
@@ -223,9 +256,3 @@ func (fs *FS) identifyName(dir Ino, name string) (identity, error) {
 	}
 	return identity{ino: f.ino, typ: f.typ}, err
 }
-
-// Sync is fsync(2) of the directory.
-func (d *DirHandle) Sync() error { return d.fs.SyncDir(d.ino) }
-
-// Close ends the handle's use.
-func (d *DirHandle) Close() error { return nil }

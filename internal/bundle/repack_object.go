@@ -166,17 +166,15 @@ func (t viewTree) list(dir layer.Ino) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	for i := 2; ; i++ { // after "." and ".."
-		e, ok, err := d.EntryName(i)
+	for i := 2; i < d.Len(); i++ { // after "." and ".."
+		e, _, err := d.EntryName(i)
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
-			return names, nil
-		}
 		names = append(names, e.Name)
 	}
+	slices.Sort(names)
+	return names, nil
 }
 
 func (t viewTree) readlink(ino layer.Ino) (string, error) { return t.fs.Readlink(ino) }

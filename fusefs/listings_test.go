@@ -1,0 +1,99 @@
+package fusefs
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// some reads one reply of READDIR: its names, and where the next one begins.
+func (r *raw) some(node, off uint64, size int) (list []fuse.DirEntry, next uint64) {
+	r.t.Helper()
+	out := fuse.NewDirEntryList(make([]byte, size), off)
+	if st := r.ReadDir(nil, &fuse.ReadIn{InHeader: header(node), Offset: off, Size: uint32(size)}, out); !st.Ok() {
+		r.t.Fatal(st)
+	}
+	list, err := fuse.ParseDirEntries(out.Bytes())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return list, out.Offset
+}
+
+func TestReadersOfAChangingDirectorySeeEachLastingNameOnce(t *testing.T) {
+	r := newRaw(t, false)
+	node := r.lookup("many").NodeId
+	h := header(node)
+	for i := range 40 {
+		var out fuse.CreateOut
+		if st := r.Create(nil, &fuse.CreateIn{InHeader: h, Flags: unix.O_WRONLY, Mode: 0o644}, fmt.Sprint("lasting", i), &out); !st.Ok() {
+			t.Fatal(st)
+		}
+		r.release(out.Fh)
+	}
+	seen := map[string]int{}
+	rounds := 0
+	for list, off := r.some(node, 0, 400); len(list) > 0; rounds++ {
+		for _, e := range list {
+			seen[e.Name]++
+		}
+		// Names come and go before and behind this reader, and another one starts.
+		var out fuse.CreateOut
+		if st := r.Create(nil, &fuse.CreateIn{InHeader: h, Flags: unix.O_WRONLY, Mode: 0o644}, fmt.Sprint("passing", rounds), &out); !st.Ok() {
+			t.Fatal(st)
+		}
+		r.release(out.Fh)
+		if st := r.Unlink(nil, &h, fmt.Sprintf("name-%05d", rounds*3)); !st.Ok() {
+			t.Fatal(st)
+		}
+		if rounds > 5 {
+			if st := r.Unlink(nil, &h, fmt.Sprint("passing", rounds-5)); !st.Ok() {
+				t.Fatal(st)
+			}
+		}
+		r.some(node, 0, 300)
+		if rounds%7 == 0 { // and this one's listing is forgotten
+			for i := range overlay.Ino(2 * maxListings) {
+				h, err := r.ops.fs.OpenDir(1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.listings.put(1000+i, 0, h)
+			}
+		}
+		list, off = r.some(node, off, 400)
+	}
+	for i := range 40 {
+		if name := fmt.Sprint("lasting", i); seen[name] != 1 {
+			t.Errorf("%s was listed %d times", name, seen[name])
+		}
+	}
+	for i := range manyFiles {
+		if name := fmt.Sprintf("name-%05d", i); seen[name] > 1 || seen[name] == 0 && (i%3 != 0 || i >= 3*rounds) {
+			t.Errorf("%s was listed %d times", name, seen[name])
+		}
+	}
+}
+
+func TestListingsAreForgottenByAge(t *testing.T) {
+	r := newRaw(t, false)
+	h, err := r.ops.fs.OpenDir(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l listings
+	for ino := range overlay.Ino(3 * maxListings) {
+		l.put(ino, 1, h)
+		l.put(ino, 2, h)
+	}
+	if len(l.of) != maxListings || len(l.order) != maxListings || l.entries != maxListings*h.Len() {
+		t.Errorf("%d listings, %d in order, %d entries", len(l.of), len(l.order), l.entries)
+	}
+	if l.get(0, 2, false) != nil || l.get(3*maxListings-1, 2, true) == nil || l.get(3*maxListings-1, 3, true) != nil {
+		t.Error("the oldest is there, or the newest is not, or an outdated one counts as fresh")
+	}
+}
