@@ -81,6 +81,7 @@ func (img *Image) LayerMediaType(compression string) string {
 type Change struct {
 	Layers  []NewLayer
 	History []ispec.History
+	Edit    func(config, manifest Document) error // may be nil
 }
 
 // Commit writes the image with the change applied, and every index on its path,
@@ -96,6 +97,12 @@ func (l *Layout) Commit(ctx context.Context, img *Image, c Change) (*Path, error
 	if err != nil {
 		return nil, err
 	}
+	manifest := img.manifest.clone()
+	if c.Edit != nil {
+		if err := c.Edit(Document{config}, Document{manifest}); err != nil {
+			return nil, err
+		}
+	}
 	data, err := config.bytes()
 	if err != nil {
 		return nil, err
@@ -104,8 +111,7 @@ func (l *Layout) Commit(ctx context.Context, img *Image, c Change) (*Path, error
 	if err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
-	manifest, err := img.changedManifest(c, d, size)
-	if err != nil {
+	if err := changeManifest(manifest, c, d, size); err != nil {
 		return nil, err
 	}
 	if data, err = manifest.bytes(); err != nil {
@@ -153,20 +159,19 @@ func (img *Image) changedConfig(c Change) (*object, error) {
 	return config, nil
 }
 
-// changedManifest is the manifest with layers added and another config.
-func (img *Image) changedManifest(c Change, config digest.Digest, size int64) (*object, error) {
-	manifest := img.manifest.clone()
+// changeManifest adds layers to a manifest and leads it to another config.
+func changeManifest(manifest *object, c Change, config digest.Digest, size int64) error {
 	raw, err := repoint(manifest.fields["config"], config, size)
 	if err != nil {
-		return nil, fmt.Errorf("manifest: config: %w", err)
+		return fmt.Errorf("manifest: config: %w", err)
 	}
 	manifest.setRaw("config", raw)
 	for _, layer := range c.Layers {
 		if err := manifest.appendTo("layers", layer.descriptor()); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return manifest, nil
+	return nil
 }
 
 // commitPath rewrites the indexes between a manifest that has changed and the root.

@@ -21,7 +21,9 @@ func newRawCommand(global *globalOptions) *cobra.Command {
 		},
 	}
 	cmd.AddCommand(
+		newRawAddLayerCommand(global),
 		newRawMtreeValidateCommand(global),
+		newRawRuntimeConfigCommand(global),
 		newRawUnpackCommand(global),
 	)
 	return cmd

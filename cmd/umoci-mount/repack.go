@@ -21,11 +21,7 @@ type repackOptions struct {
 	maskPaths     []string
 	noMaskVolumes bool
 	refreshBundle bool
-	noHistory     bool
-	author        string
-	comment       string
-	created       string
-	createdBy     string
+	history       historyFlags
 	compress      string
 	allowEmpty    bool
 	fullCheck     bool
@@ -58,37 +54,16 @@ func (o *repackOptions) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.maskPaths, "mask-path", nil, "leave out `PATH` and all below it (repeatable)")
 	f.BoolVar(&o.noMaskVolumes, "no-mask-volumes", false, "do not leave out the image's volumes")
 	f.BoolVar(&o.refreshBundle, "refresh-bundle", false, "let the next repack go on from the new image")
-	f.BoolVar(&o.noHistory, "no-history", false, "add no entry to the image's history")
-	f.StringVar(&o.author, "history.author", "", "author in the history (default the image's)")
-	f.StringVar(&o.comment, "history.comment", "", "comment in the history")
-	f.StringVar(&o.created, "history.created", "", "creation `time` in the history, as RFC 3339 (default now)")
-	f.StringVar(&o.createdBy, "history.created_by", "", "command in the history")
+	o.history.add(f)
 	f.StringVar(&o.compress, "compress", cas.CompressAuto, "compression of the layer: auto (the last layer's), gzip, zstd or none")
 	f.BoolVar(&o.allowEmpty, "allow-empty", false, "add a layer although nothing has changed")
 	f.BoolVar(&o.fullCheck, "full-check", false, "compare the whole tree too, and fail if that finds anything else")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default the bundle's)")
 }
 
-func (o *repackOptions) history() (bundle.HistoryOptions, error) {
-	h := bundle.HistoryOptions{None: o.noHistory, Author: o.author, Comment: o.comment, CreatedBy: o.createdBy}
-	if o.noHistory && (o.author != "" || o.comment != "" || o.created != "" || o.createdBy != "") {
-		return h, usageError{errors.New("--no-history and --history.* exclude each other")}
-	}
-	if o.created != "" {
-		t, err := time.Parse(time.RFC3339Nano, o.created)
-		if err != nil {
-			return h, usageError{fmt.Errorf("--history.created %q: want a time as 2006-01-02T15:04:05Z", o.created)}
-		}
-		h.Created = &t
-	}
-	return h, nil
-}
-
 func (o *repackOptions) validate() error {
-	switch o.compress {
-	case cas.CompressAuto, cas.CompressGzip, cas.CompressZstd, cas.CompressNone:
-	default:
-		return usageError{fmt.Errorf("--compress %q: want auto, gzip, zstd or none", o.compress)}
+	if err := checkCompress(o.compress); err != nil {
+		return err
 	}
 	if o.image == "" {
 		return usageError{errors.New("missing mandatory argument: --image")}
@@ -102,18 +77,16 @@ func (o *repackOptions) run(ctx context.Context, notes io.Writer, dir string) er
 	}
 	opt := bundle.RepackOptions{
 		Bundle: bundle.Locate(dir), MaskPaths: o.maskPaths, NoMaskVolumes: o.noMaskVolumes, RefreshBundle: o.refreshBundle,
-		Compress: o.compress, AllowEmpty: o.allowEmpty, FullCheck: o.fullCheck, CacheDir: o.cacheDir, Now: time.Now(),
+		Compress: o.compress, AllowEmpty: o.allowEmpty, FullCheck: o.fullCheck, CacheDir: o.cacheDir,
 	}
 	var err error
 	if opt.Layout, opt.Tag, err = cas.ParseImage(o.image); err != nil {
 		return usageError{err}
 	}
-	if opt.History, err = o.history(); err != nil {
+	if opt.History, err = o.history.parse(); err != nil {
 		return err
 	}
-	if opt.Epoch, err = sourceDateEpoch(); err != nil {
-		return err
-	}
+	opt.Epoch = opt.History.Epoch
 	if opt.Log, err = o.global.logger(); err != nil {
 		return err
 	}

@@ -77,6 +77,15 @@ without extracting it, and makes a new layer of what was changed.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	global.addFlags(root)
 	root.AddCommand(
+		newInitCommand(),
+		newNewCommand(),
+		newTagCommand(),
+		newRemoveCommand(),
+		newListCommand(),
+		newStatCommand(),
+		newConfigCommand(),
+		newGCCommand(&global),
+		newInsertCommand(&global),
 		newMountCommand(&global),
 		newUmountCommand(),
 		newStatusCommand(),

@@ -256,6 +256,10 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		return errors.Join(err, s.detach(done))
 	}
 	defer control.listener.Close()
+	// Each layer is open from here on, and gc knows the bundle.
+	if err := s.release(); err != nil {
+		return errors.Join(err, s.detach(done))
+	}
 	s.log.Info("mounted", "bundle", bundle, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
 	if opt.Ready != nil {
 		opt.Ready()
@@ -388,6 +392,16 @@ func (s *server) mount() error {
 	return err
 }
 
+// release lets go of the layout for gc.
+func (s *server) release() error {
+	if s.unpin == nil {
+		return nil
+	}
+	err := s.unpin()
+	s.unpin = nil
+	return err
+}
+
 func (s *server) close() error {
 	var errs []error
 	if s.fs != nil {
@@ -399,9 +413,7 @@ func (s *server) close() error {
 	if s.cache != nil {
 		errs = append(errs, s.cache.close())
 	}
-	if s.unpin != nil {
-		errs = append(errs, s.unpin())
-	}
+	errs = append(errs, s.release())
 	if s.layout != nil {
 		errs = append(errs, s.layout.Close())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/imageconfig"
 	"github.com/umoci-mount/umoci-mount/layer"
 )
 
@@ -24,7 +26,7 @@ type RepackOptions struct {
 	Layout string // path of the image layout, which has the bundle's base image
 	Tag    string // what the new image is called there; an old one of that name loses it
 
-	History       HistoryOptions
+	History       imageconfig.History
 	MaskPaths     []string // left out, with all below
 	NoMaskVolumes bool     // do not leave out the image's volumes
 	RefreshBundle bool     // the next repack compares with the new image
@@ -34,21 +36,11 @@ type RepackOptions struct {
 	CacheDir      string   // for what is learnt of the new layer; "" is the bundle's
 
 	Epoch *time.Time // SOURCE_DATE_EPOCH; nil: not set
-	Now   time.Time  // what the history says, where nothing else is asked for
 	Log   *slog.Logger
 
 	// fault, where set, is asked before each system call that changes the layout;
 	// its error is returned in that call's place. For tests.
 	fault func(step string) error
-}
-
-// HistoryOptions say what the image's history says of a repack.
-type HistoryOptions struct {
-	None      bool // nothing
-	Author    string
-	Comment   string
-	CreatedBy string
-	Created   *time.Time
 }
 
 // RepackResult says what was made.
@@ -214,9 +206,8 @@ func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackRe
 			return nil, err
 		}
 	}
-	if h := w.opt.History; !h.None {
-		change.History = []ispec.History{w.history(res.Layer == nil)}
-	} else if res.Layer != nil {
+	change.History = w.opt.History.Entry("umoci repack", w.image.Config.Author, res.Layer == nil)
+	if len(change.History) == 0 && res.Layer != nil {
 		w.opt.Log.Warn("the new layer has no history entry: many tools cannot make sense of such an image")
 	}
 	w.path = w.image.Path
@@ -230,30 +221,6 @@ func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackRe
 	}
 	res.Image = w.path.Descriptor()
 	return res, nil
-}
-
-// createdBy is what the history says made a layer, where nothing else is asked for.
-const createdBy = "umoci repack"
-
-func (w *layerWriting) history(empty bool) ispec.History {
-	o := w.opt.History
-	created := w.opt.Now
-	switch {
-	case o.Created != nil:
-		created = *o.Created
-	case w.opt.Epoch != nil:
-		created = w.opt.Epoch.UTC()
-	}
-	h := ispec.History{
-		Created: &created, CreatedBy: o.CreatedBy, Author: o.Author, Comment: o.Comment, EmptyLayer: empty,
-	}
-	if h.CreatedBy == "" {
-		h.CreatedBy = createdBy
-	}
-	if h.Author == "" {
-		h.Author = w.image.Config.Author
-	}
-	return h
 }
 
 // layer writes the layer's blob. A file that is written to meanwhile spoils it;
@@ -272,47 +239,19 @@ func (w *layerWriting) layer(ctx context.Context, plan []planned) (l *cas.NewLay
 	return nil, fmt.Errorf("write layer: %w: stop what writes to it, or leave it out with --mask-path", err)
 }
 
-var compressions = map[string]layer.Compression{
-	cas.CompressNone: layer.CompressNone,
-	cas.CompressGzip: layer.CompressGzip,
-	cas.CompressZstd: layer.CompressZstd,
-}
-
-func (w *layerWriting) tryLayer(ctx context.Context, plan []planned, compress string) (_ *cas.NewLayer, err error) {
-	blob, err := w.layout.NewBlob(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, blob.Close()) }()
-	out := layer.NewBlobWriter(blob, compressions[compress])
+func (w *layerWriting) tryLayer(ctx context.Context, plan []planned, compress string) (*cas.NewLayer, error) {
 	source := recordSource{view: w.view}
-	toc, err := layer.WriteDiff(out, source.records(ctx, plan), layer.DiffOptions{Epoch: w.opt.Epoch})
+	stored, err := storeLayer(ctx, w.layout, compress, func(out io.Writer) ([]byte, error) {
+		return layer.WriteDiff(out, source.records(ctx, plan), layer.DiffOptions{Epoch: w.opt.Epoch})
+	})
 	if err != nil {
 		if source.spoilt {
 			err = errors.Join(ErrChanging, err)
 		}
-		_ = out.Close() // the first error counts
-		return nil, fmt.Errorf("write layer: %w", err)
+		return nil, err
 	}
-	if err := out.Close(); err != nil {
-		return nil, fmt.Errorf("write layer: %w", err)
-	}
-	res, err := out.Result()
-	if err != nil {
-		return nil, fmt.Errorf("write layer: %w", err)
-	}
-	d, size, err := blob.Commit(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("write layer: %w", err)
-	}
-	if d != res.Digest || size != res.Size {
-		return nil, fmt.Errorf("write layer: stored are %d bytes %s, written were %d bytes %s", size, d, res.Size, res.Digest)
-	}
-	w.remember(res, toc)
-	return &cas.NewLayer{
-		Digest: d, Size: size, DiffID: res.DiffID, PlainSize: res.PlainSize,
-		MediaType: w.image.LayerMediaType(compress),
-	}, nil
+	w.remember(stored.res, stored.toc)
+	return stored.layer(w.image, compress), nil
 }
 
 // remember makes the next mount of the layer a warm one. That is worth no failure.

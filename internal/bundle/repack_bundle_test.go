@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/imageconfig"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -113,7 +114,7 @@ func (u *unmounted) write(name, data string) {
 }
 
 func (u *unmounted) options(tag string) RepackOptions {
-	return RepackOptions{Bundle: u.bundle, Layout: u.layout, Tag: tag, Now: time.Unix(1e9, 0)}
+	return RepackOptions{Bundle: u.bundle, Layout: u.layout, Tag: tag, History: imageconfig.History{Now: time.Unix(1e9, 0)}}
 }
 
 func (u *unmounted) diff() []string {

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/imageconfig"
+)
+
+// imageFlag is --image of a command that needs no platform.
+type imageFlag struct{ value string }
+
+func (f *imageFlag) add(flags *pflag.FlagSet, what string) {
+	flags.StringVar(&f.value, "image", "", what+": `LAYOUT[:TAG]` (default tag latest)")
+}
+
+func (f *imageFlag) parse() (layout, tag string, err error) {
+	if f.value == "" {
+		return "", "", usageError{errors.New("missing mandatory argument: --image")}
+	}
+	if layout, tag, err = cas.ParseImage(f.value); err != nil {
+		return "", "", usageError{err}
+	}
+	return layout, tag, nil
+}
+
+// layoutFlag is --layout.
+type layoutFlag struct{ value string }
+
+func (f *layoutFlag) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.value, "layout", "", "path of the image layout: `LAYOUT`")
+}
+
+func (f *layoutFlag) parse() (string, error) {
+	switch {
+	case f.value == "":
+		return "", usageError{errors.New("missing mandatory argument: --layout")}
+	case strings.Contains(f.value, ":"):
+		return "", usageError{fmt.Errorf("--layout %q: a path with a colon could not be named in --image", f.value)}
+	}
+	return f.value, nil
+}
+
+// tagFlag is --tag: where the result goes, if not to --image.
+type tagFlag struct{ value string }
+
+func (f *tagFlag) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.value, "tag", "", "`TAG` of the result (default that of --image)")
+}
+
+// or is the tag that was given, or other.
+func (f *tagFlag) or(flags *pflag.FlagSet, other string) (string, error) {
+	if !flags.Changed("tag") {
+		return other, nil
+	}
+	if err := cas.CheckTag(f.value); err != nil {
+		return "", usageError{fmt.Errorf("--tag: %w", err)}
+	}
+	return f.value, nil
+}
+
+// historyFlags are --no-history and --history.*.
+type historyFlags struct {
+	none      bool
+	author    string
+	comment   string
+	created   string
+	createdBy string
+}
+
+func (f *historyFlags) add(flags *pflag.FlagSet) {
+	flags.BoolVar(&f.none, "no-history", false, "add no entry to the image's history")
+	flags.StringVar(&f.author, "history.author", "", "author in the history (default the image's)")
+	flags.StringVar(&f.comment, "history.comment", "", "comment in the history")
+	flags.StringVar(&f.created, "history.created", "", "creation `time` in the history, as RFC 3339 (default now)")
+	flags.StringVar(&f.createdBy, "history.created_by", "", "command in the history")
+}
+
+func (f *historyFlags) parse() (imageconfig.History, error) {
+	h := imageconfig.History{None: f.none, Author: f.author, Comment: f.comment, CreatedBy: f.createdBy, Now: time.Now()}
+	if f.none && (f.author != "" || f.comment != "" || f.created != "" || f.createdBy != "") {
+		return h, usageError{errors.New("--no-history and --history.* exclude each other")}
+	}
+	var err error
+	if h.Created, err = parseTime("--history.created", f.created); err != nil {
+		return h, err
+	}
+	h.Epoch, err = sourceDateEpoch()
+	return h, err
+}
+
+// parseTime reads a time; nil where none was given.
+func parseTime(flag, s string) (*time.Time, error) {
+	if s == "" {
+		return nil, nil //nolint:nilnil // not given is no error
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("%s %q: want a time as 2006-01-02T15:04:05Z", flag, s)}
+	}
+	return &t, nil
+}
