@@ -1,0 +1,250 @@
+package commands
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+)
+
+func TestTagsAreMadeListedAndRemoved(t *testing.T) {
+	dir := newLayout(t)
+	out := mustSh(t, dir, `$um tag --image img:a b; $um tag --image img:a c/d-e_f:g; $um new --image img
+		$um ls --layout img; echo; $um rm --image img:a; $um remove --image img:nosuch; $um list --layout img`)
+	expect(t, "tags", "a\nb\nc/d-e_f:g\nlatest\n\nb\nc/d-e_f:g\nlatest\n", out)
+	if s := statOf(t, dir, "b"); len(s.History) != 0 {
+		t.Errorf("history of a new image: %v", s.History)
+	}
+}
+
+func TestAnEmptyLayoutIsValid(t *testing.T) {
+	imagetest.NeedTools(t, "umoci")
+	dir := t.TempDir()
+	expect(t, "tags", "", mustSh(t, dir, "$um init --layout p/q/img; $um ls --layout p/q/img; $stock ls --layout p/q/img; $um fsck --layout p/q/img >/dev/null"))
+	data, err := os.ReadFile(filepath.Join(dir, "p/q/img/oci-layout"))
+	if err != nil || !strings.Contains(string(data), `"imageLayoutVersion":"1.0.0"`) {
+		t.Errorf("oci-layout: %s, %v", data, err)
+	}
+}
+
+// configFlags are all of config's, with what they make of a new image's config.
+const configFlags = `--config.user u:g --config.exposedports 80/tcp --config.exposedports 53/udp --config.env A=1 --config.env B=x=y --config.env A=2
+	--config.entrypoint e1 --config.entrypoint 'e 2' --config.cmd c1 --config.cmd c2 --config.volume /v --config.volume /w
+	--config.label l=1 --config.label m= --config.workingdir /w/d --config.stopsignal SIGUSR1 --created 2020-02-03T04:05:06Z
+	--author 'A <a@b>' --manifest.annotation n=o --manifest.annotation p=q --history.author h --history.comment c --history.created 2021-01-01T00:00:00Z
+	--history.created_by 'by me'`
+
+func TestConfigSetsEverythingAsStockUmociDoes(t *testing.T) {
+	imagetest.NeedTools(t, "umoci")
+	dir := newLayout(t)
+	flags := strings.ReplaceAll(configFlags, "\n", " ") + " --os linux --architecture s390x"
+	mustSh(t, dir, "cp -a img stock; $um config --image img:a --tag b "+flags+"; $stock config --image stock:a --tag b "+flags+"; $stock tag --image stock:b b")
+	ours := statOf(t, dir, "b")
+	mustSh(t, dir, "mv img ours; mv stock img")
+	theirs := statOf(t, dir, "b")
+	sameJSON(t, "config", theirs.Config.Blob, ours.Config.Blob)
+	sameJSON(t, "history", theirs.History, ours.History)
+	for _, s := range []stat{ours, theirs} { // its config's digest depends on white space
+		delete(s.Manifest.Blob, "config")
+		delete(s.Manifest.Blob, "mediaType") // 0.4.7 leaves it out
+	}
+	sameJSON(t, "manifest", theirs.Manifest.Blob, ours.Manifest.Blob)
+}
+
+func TestConfigClearsBeforeItSetsAndKeepsWhatItDoesNotKnow(t *testing.T) {
+	dir := newLayout(t)
+	mustSh(t, dir, "$um config --image img:a "+strings.ReplaceAll(configFlags, "\n", " ")+" --platform.variant v3")
+	for _, key := range []string{"cmd", "entrypoint", "env", "exposedports", "labels", "volume"} {
+		mustSh(t, dir, "$um config --image img:a --tag t --clear config."+key)
+		before, after := statOf(t, dir, "a").Config.Blob["config"].(map[string]any), statOf(t, dir, "t").Config.Blob["config"].(map[string]any)
+		name := map[string]string{"cmd": "Cmd", "entrypoint": "Entrypoint", "env": "Env", "exposedports": "ExposedPorts", "labels": "Labels", "volume": "Volumes"}[key]
+		if before[name] == nil || after[name] != nil {
+			t.Errorf("--clear config.%s: %v became %v", key, before[name], after[name])
+		}
+		delete(before, name)
+		sameJSON(t, "what is left after --clear config."+key, before, after)
+	}
+	mustSh(t, dir, "$um config --image img:a --tag t --clear config.env --config.env N=1 --clear manifest.annotations --no-history")
+	s, was := statOf(t, dir, "t"), statOf(t, dir, "a")
+	sameJSON(t, "env", []any{"N=1"}, s.Config.Blob["config"].(map[string]any)["Env"])
+	if s.Manifest.Blob["annotations"] != nil || len(s.History) != len(was.History) || s.Config.Blob["variant"] != "v3" {
+		t.Errorf("annotations %v, %d entries of history, variant %v", s.Manifest.Blob["annotations"], len(s.History), s.Config.Blob["variant"])
+	}
+}
+
+func TestInsertedLayersAreThoseOfStockUmoci(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "umoci", "setfattr")
+	dir := newLayout(t)
+	mustSh(t, dir, `mkdir -p src/d/e; echo hi >src/f; ln src/f src/g; ln -s ../f src/d/l; mknod src/dev c 1 3; mkfifo src/fifo
+		chown 5:6 src/d; chmod 2751 src/d; setfattr -n user.x -v y src/f; chown -h 7:8 src/d/l; touch -h -d @1500000000 src/d/e src/d/l src/d src/f src/dev src/fifo src
+		cp -a img stock
+		for um in $um $stock; do l=stock; if [ $um != $stock ]; then l=img; fi
+			$um insert --image $l:a --history.created 2021-01-01T00:00:00Z src /opt/s
+			$um insert --image $l:a --tag b --opaque src/d opt/s/../s/d
+			$um insert --image $l:a --tag c --whiteout /opt/s/f
+			$um insert --image $l:a --tag d --uid-map 100:5:1 --uid-map 0:0:5 --uid-map 7:7:9 --gid-map 0:0:100 src/d /m
+			for t in a b c d; do $stock unpack --image $l:$t $l.$t; done
+		done`)
+	for _, tag := range []string{"a", "b", "c", "d"} {
+		imagetest.SameTree(t, tag, imagetest.MustReadTree(t, filepath.Join(dir, "stock."+tag, "rootfs")),
+			imagetest.MustReadTree(t, filepath.Join(dir, "img."+tag, "rootfs")), imagetest.CompareOptions{
+				// Directories above the target are nobody's: they get the time of the unpacking.
+				IgnoreTime: func(p string) bool { return p == "." || p == "opt" },
+			})
+	}
+}
+
+func TestARawLayerIsAddedAsItIs(t *testing.T) {
+	dir := newLayout(t)
+	out := mustSh(t, dir, `mkdir s; echo hi >s/f; tar -C s -cf l.tar .
+		$um raw add-layer --image img:a l.tar; $um raw add-layer --image img:a --tag b --compress none - <l.tar
+		$um cat --image img:b /f; sha256sum <l.tar`)
+	sum := strings.Fields(out)[1]
+	s := statOf(t, dir, "b")
+	diffIDs := s.Config.Blob["rootfs"].(map[string]any)["diff_ids"]
+	sameJSON(t, "diff_ids", []any{"sha256:" + sum, "sha256:" + sum}, diffIDs)
+	layers := s.Manifest.Blob["layers"].([]any)
+	if mt := layers[1].(map[string]any)["mediaType"]; mt != "application/vnd.oci.image.layer.v1.tar" {
+		t.Errorf("media type %v", mt)
+	}
+}
+
+func TestGCKeepsWhatTagsAndBundlesNeed(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	t.Setenv("UMOCI_MOUNT_CACHE", filepath.Join(dir, "cache"))
+	mustSh(t, dir, `echo hi >f; $um insert --image img:a f /f; echo ho >f; $um insert --image img:a --tag b f /f`)
+	all := blobs(t, dir)
+	b := env.MountAt(t, filepath.Join(dir, "bundle"), dir+"/img:b")
+	out := mustSh(t, dir, `$um rm --image img:b; $um gc --layout img`)
+	if n := blobs(t, dir); n >= all || lines(out, "removed") != 1 { // an old image's documents went
+		t.Errorf("%d of %d blobs are left: %s", n, all, out)
+	}
+	kept := blobs(t, dir)
+	b.Umount(t)
+	mustSh(t, dir, `$um gc --layout img; $um mount bundle; cat bundle/rootfs/f; $um umount bundle`)
+	if n := blobs(t, dir); n != kept {
+		t.Errorf("an unmounted bundle's blobs: %d of %d are left", n, kept)
+	}
+	out = mustSh(t, dir, `rm -rf bundle; $um gc --layout img; $um fsck --layout img >/dev/null; $um cat --image img:a /f`)
+	if n := blobs(t, dir); n != kept-3 || !strings.Contains(out, "hi") { // manifest, config, layer
+		t.Errorf("after the bundle's removal: %d of %d are left\n%s", n, kept, out)
+	}
+}
+
+func TestRuntimeConfigsAreTheBundles(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	mustSh(t, dir, `mkdir -p s/etc; echo 'web:x:33:33::/srv:/bin/sh' >s/etc/passwd; $um insert --image img:a s /
+		$um config --image img:a --config.user web --config.cmd sh --config.env X=1 --config.workingdir /srv
+		$um raw runtime-config --image img:a one.json; $um raw config --image img:a --rootfs s two.json
+		$um unpack --image img:a b; $um umount b
+		sed 's,"path": "s","path": ".",' two.json | cmp - one.json
+		sed 's,"path": "rootfs","path": ".",' b/config.json | cmp - one.json
+		grep -q '"uid": 33' one.json; grep -q 'HOME=/srv' one.json`)
+}
+
+func TestEpochMakesEverythingReproducible(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	var first string
+	for i := range 2 {
+		dir := newLayout(t)
+		mustSh(t, dir, `mkdir s; echo hi >s/f; $um insert --image img:a s /x; $um config --image img:a --author me; tar --mtime=@5 -cf l.tar -C s f; $um raw add-layer --image img:a l.tar`)
+		data, err := os.ReadFile(filepath.Join(dir, "img/index.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = string(data)
+		}
+		expect(t, "index.json", first, string(data))
+	}
+}
+
+func TestWhatUmociRefusesIsRefusedInOneLine(t *testing.T) {
+	dir := newLayout(t)
+	mustSh(t, dir, "echo x >f; mkdir d")
+	for args, code := range map[string]int{
+		"init":                                                 codeUsage,
+		"init --layout img":                                    codeState,
+		"init --layout a:b":                                    codeUsage,
+		"new --image nosuch:a":                                 codeNotFound,
+		"new --image img:":                                     codeUsage,
+		"new --image img:/bad":                                 codeUsage,
+		"tag --image img:a":                                    codeUsage,
+		"tag --image img:a bad//tag":                           codeUsage,
+		"tag --image img:nosuch b":                             codeNotFound,
+		"ls --layout nosuch":                                   codeNotFound,
+		"stat --image img:nosuch":                              codeNotFound,
+		"stat":                                                 codeUsage,
+		"config --image img:nosuch --author x":                 codeNotFound,
+		"config --image img:a --clear rootfs.diffids":          codeUsage,
+		"config --image img:a --clear nosuch":                  codeUsage,
+		"config --image img:a --config.env novalue":            codeUsage,
+		"config --image img:a --manifest.annotation x":         codeUsage,
+		"config --image img:a --created yesterday":             codeUsage,
+		"config --image img:a --tag ''":                        codeUsage,
+		"config --image img:a --no-history --history.author x": codeUsage,
+		"insert --image img:a nosuch /x":                       codeNotFound,
+		"insert --image img:a f":                               codeUsage,
+		"insert --image img:a --whiteout f /x":                 codeUsage,
+		"insert --image img:a --whiteout --opaque /x":          codeUsage,
+		"insert --image img:a --compress lzma f /x":            codeUsage,
+		"raw add-layer --image img:a nosuch":                   codeNotFound,
+		"raw add-layer --image img:a img/index.json":           codeImage,
+		"raw runtime-config --image img:nosuch x.json":         codeNotFound,
+		"gc --layout nosuch":                                   codeNotFound,
+		"gc --layout img --nosuch":                             codeUsage,
+		"nosuch":                                               codeUsage,
+		"raw nosuch":                                           codeUsage,
+	} {
+		before := imagetest.MustReadTree(t, filepath.Join(dir, "img"))
+		r := sh(t, dir, "$um "+args)
+		if r.Code != code || lines(r.Stderr) != 1 || !strings.HasPrefix(r.Stderr, "umoci-mount: ") {
+			t.Errorf("%s: exit %d, want %d: %s", args, r.Code, code, r.Stderr)
+		}
+		after := imagetest.MustReadTree(t, filepath.Join(dir, "img"))
+		maps.DeleteFunc(after, func(p string, _ *imagetest.Entry) bool { return strings.HasPrefix(p, ".lock") || p == "." })
+		maps.DeleteFunc(before, func(p string, _ *imagetest.Entry) bool { return strings.HasPrefix(p, ".lock") || p == "." })
+		imagetest.SameTree(t, fmt.Sprintf("the layout after %q", args), before, after, imagetest.CompareOptions{
+			DirNlink: true, IgnoreTime: func(string) bool { return true },
+		})
+	}
+}
+
+func TestUnderTheNameUmociItSaysUmoci(t *testing.T) {
+	dir := newLayout(t)
+	out := mustSh(t, dir, "ln -s $um umoci; ./umoci --version; ./umoci help; ./umoci raw config --help")
+	for _, want := range []string{"umoci version ", "image spec: 1.", "runtime spec: 1.", "go: go1.", "umoci raw runtime-config"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// The calls of a build script that wraps umoci: an image is made from nothing in a
+// directory that it works in as root.
+func TestAWrappersSequenceRunsUnchanged(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "busybox")
+	dir := t.TempDir()
+	out := mustSh(t, dir, `ln -s $um umoci; PATH=$PWD:$PATH
+		umoci init --layout oci; umoci new --image oci:empty
+		umoci unpack --image oci:empty work
+		mkdir -p work/rootfs/bin; cp $(command -v busybox) work/rootfs/bin/busybox; chroot work/rootfs /bin/busybox --install -s /bin
+		umoci repack --image oci:base work
+		umoci config --image oci:base --config.cmd /bin/sh --author me; umoci tag --image oci:base base-1
+		umoci umount work; rm -rf work
+		umoci unpack --image oci:base work; echo made >work/rootfs/made; chroot work/rootfs /bin/cat /made
+		umoci repack --image oci:target work; umoci umount work; rm -rf work
+		umoci rm --image oci:empty; umoci gc --layout oci >/dev/null; umoci ls --layout oci; umoci cat --image oci:target /made`)
+	expect(t, "output", "made\nbase\nbase-1\ntarget\nmade\n", out)
+}
