@@ -38,6 +38,9 @@ type mountOptions struct {
 	spanCache     int64
 }
 
+// extractEnv has unpack extract, where it is "1".
+const extractEnv = "UMOCI_MOUNT_EXTRACT"
+
 func newMountCommand(global *globalOptions) *cobra.Command {
 	o := &mountOptions{global: global}
 	cmd := &cobra.Command{
@@ -52,10 +55,12 @@ A bundle that was mounted before goes on with its changes, also without --image;
 --fresh throws them away.
 
 With --extract the files are written to BUNDLE/rootfs, as stock umoci does, and
-nothing is mounted: for machines without FUSE.`,
+nothing is mounted: for machines without FUSE. UMOCI_MOUNT_EXTRACT=1 in the
+environment has unpack do that always: for tools that call umoci and remove the
+bundle without unmounting it.`,
 		Args: exactArgs("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.extract {
+			if o.extract || cmd.CalledAs() == "unpack" && os.Getenv(extractEnv) == "1" {
 				return o.runExtract(cmd, args[0])
 			}
 			return o.run(cmd.Context(), args[0])
