@@ -231,3 +231,21 @@ func TestOthersWhoAreLetInAreCheckedByTheKernel(t *testing.T) {
 	out := env.MustCommand(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", script, u.dir, env.Bin)
 	expect(t, "what another user could do", "", out)
 }
+
+func TestARootlessContainerRunsOnAPlainUsersMount(t *testing.T) {
+	imagetest.NeedTools(t, "busybox", "runc", "crun", "jq", "unshare")
+	u := newPlainUser(t)
+	u.must(`$um mount --image img:base b
+		mkdir -p b/rootfs/bin; cp "$(command -v busybox)" b/rootfs/bin/busybox; ln -s busybox b/rootfs/bin/sh; ln -s busybox b/rootfs/bin/chown
+		jq '.process.terminal = false | .process.args = ["sh", "-ec", "echo made >/made; chown 0:0 /made; /bin/busybox stat -c %u:%g /made /etc/shadow"]' b/config.json >c
+		cat c >b/config.json`)
+	for _, runtime := range []string{"runc", "crun"} {
+		// A machine with both kinds of cgroups mounted is none for crun's plain users.
+		script := `umount /sys/fs/cgroup/unified 2>/dev/null || true; cd "$0"; export HOME=$PWD XDG_RUNTIME_DIR=$PWD
+			exec setpriv --reuid=65534 --regid=65534 --clear-groups ` + runtime + ` --root "$0/state" run -b "$0/b" umoci-mount-test-` + runtime
+		out := env.MustCommand(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", script, u.dir)
+		expect(t, runtime, "0:0\n0:0\n", out)
+		u.must("grep -q made b/rootfs/made; rm b/rootfs/made")
+	}
+	u.must("echo kept >b/rootfs/kept; $um umount b; $um mount b; cat b/rootfs/kept; $um umount b")
+}

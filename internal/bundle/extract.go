@@ -43,12 +43,7 @@ const extractSpanCache = 128 << 20
 func (o *ExtractOptions) mapOptions() mapOptions {
 	m := mapOptions{UIDMappings: idMappings(o.UIDMap), GIDMappings: idMappings(o.GIDMap), Rootless: o.Rootless}
 	if o.Rootless {
-		if m.UIDMappings == nil {
-			m.UIDMappings = []idMapping{{HostID: uint32(os.Geteuid()), Size: 1}}
-		}
-		if m.GIDMappings == nil {
-			m.GIDMappings = []idMapping{{HostID: uint32(os.Getegid()), Size: 1}}
-		}
+		m.fillRootless()
 	}
 	return m
 }

@@ -311,12 +311,20 @@ func (m *mounting) writeConfig() error {
 	meta := &umociMeta{From: walkPath{m.path.Walk}, MapOptions: mapOptions{
 		UIDMappings: idMappings(o.UIDMap), GIDMappings: idMappings(o.GIDMap), Rootless: o.squashed(),
 	}}
+	container := meta.MapOptions
+	if m.opt.Rootless {
+		container.fillRootless()
+	}
+	if o.squashed() {
+		meta.MapOptions = container
+		meta.MapOptions.Rootless = true
+	}
 	if m.opt.rawRootfs != "" {
 		return writeUmoci(m.dir.path, meta)
 	}
 	config, err := runtimeConfig(runtimeInput{
 		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
-		uids: meta.MapOptions.UIDMappings, gids: meta.MapOptions.GIDMappings,
+		uids: container.UIDMappings, gids: container.GIDMappings,
 		passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower, name) },
 	})
 	if err != nil {
@@ -326,6 +334,17 @@ func (m *mounting) writeConfig() error {
 		return err
 	}
 	return writeUmoci(m.dir.path, meta)
+}
+
+// fillRootless adds the one id that a plain user's container can have, where no maps
+// were given: its root is the user.
+func (o *mapOptions) fillRootless() {
+	if len(o.UIDMappings) == 0 {
+		o.UIDMappings = []idMapping{{HostID: uint32(os.Geteuid()), Size: 1}}
+	}
+	if len(o.GIDMappings) == 0 {
+		o.GIDMappings = []idMapping{{HostID: uint32(os.Getegid()), Size: 1}}
+	}
 }
 
 func idMappings(ranges []overlay.IDRange) []idMapping {

@@ -27,9 +27,12 @@ func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) 
 		return err
 	}
 	defer func() { err = errors.Join(err, im.Close()) }()
+	maps := mapOptions{UIDMappings: idMappings(opt.UIDMap), GIDMappings: idMappings(opt.GIDMap)}
+	if opt.Rootless {
+		maps.fillRootless()
+	}
 	in := runtimeInput{
-		image: im.Manifest.Config, rootfs: ".", rootless: opt.Rootless,
-		uids: idMappings(opt.UIDMap), gids: idMappings(opt.GIDMap),
+		image: im.Manifest.Config, rootfs: ".", rootless: opt.Rootless, uids: maps.UIDMappings, gids: maps.GIDMappings,
 		passwd: func(name string) (io.ReadCloser, error) { return openInImage(im.Image, name) },
 	}
 	if opt.Rootfs != "" {
