@@ -43,11 +43,11 @@ docs: build ## write man pages and completions to build/
 	$(GO) run -tags man -ldflags '$(LDFLAGS)' ./cmd/umoci-mount build/man
 	for shell in bash zsh fish; do $(BIN) completion $$shell > build/completions/$$shell; done
 
-test: ## run the tests (as root for all of them; the rest skip with a reason)
-	$(GO) test $(GOTESTFLAGS) ./...
+test: ## run the tests (as root for all of them; the rest skip with a reason); none from the cache: many run the program
+	$(GO) test -count=1 $(GOTESTFLAGS) ./...
 
 test-race: ## run the tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race $(GOTESTFLAGS) ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 $(GOTESTFLAGS) ./...
 
 images: build ## make the real images of the end-to-end tests (root, needs a Debian mirror)
 	tests/images/mkall.sh $(IMAGES)

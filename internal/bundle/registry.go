@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/umoci-mount/umoci-mount/layer"
 )
 
 // registryDir is where, in the cache, the bundles are listed that were ever mounted:
 // one file each, named by a hash of the bundle's path, which is what it holds. A gc
 // keeps what they need. A bundle that is gone is dropped from the list by then.
-const registryDir = "bundles"
+const registryDir = layer.UserDir
 
 // register lists a bundle.
 func register(cache *os.Root, bundle string) error {
