@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -148,25 +147,6 @@ func (l *Layout) Update(ctx context.Context, fn func(*Index) error) (err error) 
 		return err
 	}
 	return l.replaceFile(indexFile, append(data, '\n'))
-}
-
-// SetRef points a reference at a descriptor: every entry of that name goes, and one
-// is added at the end, as umoci does. ErrBadTag.
-func (l *Layout) SetRef(ctx context.Context, tag string, desc ispec.Descriptor) error {
-	if err := CheckTag(tag); err != nil {
-		return err
-	}
-	return l.Update(ctx, func(ix *Index) error {
-		ix.removeRef(tag)
-		annotations := maps.Clone(desc.Annotations)
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[ispec.AnnotationRefName] = tag
-		desc.Annotations = annotations
-		ix.Entries = append(ix.Entries, Entry{Descriptor: desc})
-		return nil
-	})
 }
 
 // RemoveRef removes every entry of a name, and reports how many there were.

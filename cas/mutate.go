@@ -181,7 +181,14 @@ func (l *Layout) commitPath(ctx context.Context, old *Path, d digest.Digest, siz
 		was := walk[i]
 		walk[i].Digest, walk[i].Size, walk[i].Data, walk[i].URLs = d, size, nil, nil
 		if i == 0 {
-			return &Path{Walk: walk}, nil
+			entry, err := l.entryOf(ctx, old)
+			if err == nil && entry != nil {
+				entry, err = repoint(entry, d, size)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("entry of index.json: %w", err)
+			}
+			return &Path{walk, entry}, nil
 		}
 		ix, err := l.nestedIndex(ctx, walk[i-1])
 		if err != nil {

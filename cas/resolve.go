@@ -2,6 +2,7 @@ package cas
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -19,6 +20,8 @@ type ResolveOptions struct {
 // Path leads from an entry of index.json through nested indexes to a manifest.
 type Path struct {
 	Walk []ispec.Descriptor // never empty
+
+	entry json.RawMessage // of index.json, as it stands there; nil: Walk[0] is all that is known
 }
 
 // Root is the entry of index.json.
@@ -51,8 +54,12 @@ func (l *Layout) Resolve(ctx context.Context, tag string, opt ResolveOptions) (*
 			continue
 		}
 		found = true
+		before := len(w.paths)
 		if err := w.walk(ctx, []ispec.Descriptor{e.Descriptor}); err != nil {
 			return nil, fmt.Errorf("%s: %w", tag, err)
+		}
+		for _, p := range w.paths[before:] {
+			p.entry = e.raw
 		}
 	}
 	w.paths = withoutAttestations(w.paths)

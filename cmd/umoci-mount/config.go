@@ -115,6 +115,6 @@ func (o *configOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 		if err != nil {
 			return err
 		}
-		return l.SetRef(ctx, to, made.Root())
+		return l.Tag(ctx, to, made)
 	})
 }

@@ -90,7 +90,7 @@ it was created at.`,
 				if err != nil {
 					return err
 				}
-				return l.SetRef(cmd.Context(), tag, blank.Root())
+				return l.Tag(cmd.Context(), tag, blank)
 			})
 		},
 	}
@@ -127,11 +127,11 @@ What NEW-TAG led to before is not removed.`,
 				return usageError{err}
 			}
 			return changeLayout(path, func(l *cas.Layout) error {
-				from, err := l.Resolve(cmd.Context(), tag, cas.ResolveOptions{})
+				from, err := l.FindRef(cmd.Context(), tag, cas.ResolveOptions{})
 				if err != nil {
 					return err
 				}
-				return l.SetRef(cmd.Context(), args[0], from.Root())
+				return l.Tag(cmd.Context(), args[0], from)
 			})
 		},
 	}

@@ -210,7 +210,7 @@ func appendLayer(ctx context.Context, opt *AppendOptions, command string, author
 	if err != nil {
 		return fmt.Errorf("write image: %w", err)
 	}
-	if err := l.SetRef(ctx, opt.NewTag, made.Root()); err != nil {
+	if err := l.Tag(ctx, opt.NewTag, made); err != nil {
 		return fmt.Errorf("tag image: %w", err)
 	}
 	rememberLayer(opt, stored)

@@ -216,7 +216,7 @@ func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackRe
 			return nil, fmt.Errorf("write image: %w", err)
 		}
 	}
-	if err := w.layout.SetRef(ctx, w.opt.Tag, w.path.Root()); err != nil {
+	if err := w.layout.Tag(ctx, w.opt.Tag, w.path); err != nil {
 		return nil, fmt.Errorf("tag image: %w", err)
 	}
 	res.Image = w.path.Descriptor()
