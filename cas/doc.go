@@ -6,6 +6,7 @@
 //	LAYOUT/blobs/ALGORITHM/HEX          content, named by its digest
 //	LAYOUT/.umoci-XXXX/                 files being written; held by flock(2)
 //	LAYOUT/.lock-umoci-mount            byte 0: index.json; byte 1: blobs in use
+//	LAYOUT/.holds-umoci-mount/ID.json   a Hold; held by flock(2) while its process lives
 //
 // Every path is resolved below the layout's directory (os.Root): a symbolic link out
 // of it is refused. Only regular files are read.
@@ -25,9 +26,10 @@
 //
 // Locks are open file description locks (fcntl(2), F_OFD_SETLK) and end with the
 // process. Byte 0 is held for writing while index.json is read, changed and
-// replaced. Byte 1 is held for reading by whoever needs blobs to stay (mounts,
-// and commands between the first blob written and the reference set), for writing
-// by GC. docs/layout-locking.md says how this goes with umoci.
+// replaced. Byte 1 is held for reading by whoever needs blobs to stay for a while
+// (commands that read an image, or that are between the first blob written and the
+// reference set), for writing by GC. A mount is a Hold: GC keeps what it needs.
+// docs/layout-locking.md says how this goes with umoci.
 //
 // Lock order:
 //

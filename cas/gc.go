@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -16,14 +18,21 @@ import (
 
 // GCOptions says what else than the references must stay.
 type GCOptions struct {
-	Roots []ispec.Descriptor // manifests that bundles were made from
-	Force bool               // do not mind who uses or writes blobs
+	Roots []ispec.Descriptor // manifests that somebody needs
+	Force bool               // do not mind who uses, needs or writes blobs
+
+	// Needs says which manifests the owner of a Hold needs now, beside those it said
+	// it would; none: nothing any more, if its process has ended. Nil: all holds count.
+	Needs func(Hold) ([]ispec.Descriptor, error)
+	// Wait is how long to wait for others that use or write blobs; 0: not at all.
+	Wait time.Duration
 }
 
 // GCResult is what GC removed.
 type GCResult struct {
 	Blobs int
 	Bytes int64 // their sizes
+	Temps int   // directories of writers that were killed
 }
 
 // GC removes every blob that no entry of index.json leads to, and what interrupted
@@ -33,10 +42,11 @@ type GCResult struct {
 // removed; one that is missing does not, since layouts may be sparse.
 //
 // ErrBusy, unless forced, while others hold a Pin or are writing blobs, umoci among
-// them. What was removed before an error is in the result.
+// them, for longer than opt.Wait. What was removed before an error is in the result.
 func (l *Layout) GC(ctx context.Context, opt GCOptions) (res GCResult, err error) {
+	deadline := time.Now().Add(opt.Wait)
 	if !opt.Force {
-		release, err := l.lock(ctx, lockBlobs, unix.F_WRLCK, true)
+		release, err := l.lockUntil(ctx, deadline, opt.Wait > 0)
 		if err != nil {
 			return res, err
 		}
@@ -47,30 +57,80 @@ func (l *Layout) GC(ctx context.Context, opt GCOptions) (res GCResult, err error
 		return res, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	stale, busy, err := l.lockTemps()
+	stale, err := l.staleTemps(ctx, deadline, opt.Force)
 	if err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, closeAll(stale)) }()
-	if busy != "" && !opt.Force {
-		return res, fmt.Errorf("%s/%s is being written to: %w", l.path, busy, ErrBusy)
+	m := marker{l: l, work: opt.Roots, keep: map[digest.Digest]bool{}, followed: map[digest.Digest]bool{}}
+	var holds []holding
+	if !opt.Force {
+		var release func() error
+		holds, release, err = l.holdings()
+		defer func() { err = errors.Join(err, release()) }()
+		if err != nil {
+			return res, err
+		}
+		roots, err := l.heldRoots(holds, opt.Needs)
+		if err != nil {
+			return res, err
+		}
+		m.work = slices.Concat(m.work, roots)
 	}
 	ix, err := l.Index(ctx)
 	if err != nil {
 		return res, err
 	}
-	m := marker{l: l, keep: map[digest.Digest]bool{}, followed: map[digest.Digest]bool{}}
 	for _, e := range ix.Entries {
 		m.work = append(m.work, e.Descriptor)
 	}
-	m.work = append(m.work, opt.Roots...)
 	if err := m.mark(ctx); err != nil {
 		return res, err
 	}
 	if err := l.sweep(ctx, m.keep, &res); err != nil {
 		return res, err
 	}
+	if err := l.dropStale(holds); err != nil {
+		return res, err
+	}
+	res.Temps = len(stale)
 	return res, l.removeTemps(stale)
+}
+
+// lockUntil takes the lock on blobs, and reports ErrBusy where others keep it.
+func (l *Layout) lockUntil(ctx context.Context, deadline time.Time, wait bool) (func() error, error) {
+	if !wait {
+		return l.lock(ctx, lockBlobs, unix.F_WRLCK, true)
+	}
+	limited, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	release, err := l.lock(limited, lockBlobs, unix.F_WRLCK, false)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("%s: other commands use its blobs: %w", l.path, ErrBusy)
+	}
+	return release, err
+}
+
+// staleTemps are the temporary directories of dead writers, locked. Those of live ones
+// are waited for: they are stock umoci's, which knows no other lock.
+func (l *Layout) staleTemps(ctx context.Context, deadline time.Time, force bool) ([]*os.File, error) {
+	for wait := lockWaitMin; ; wait = min(2*wait, lockWaitMax) {
+		stale, busy, err := l.lockTemps()
+		if err != nil || busy == "" || force {
+			return stale, err
+		}
+		if err := closeAll(stale); err != nil {
+			return nil, err
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("%s/%s is being written to: %w", l.path, busy, ErrBusy)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
 }
 
 // marker collects what is reachable.

@@ -46,7 +46,6 @@ func (o *IndexOptions) workers() int {
 //	blobs/<algorithm>/<hex>.toc   what its tar stream holds (docs/toc-format.md)
 //	trees/<key>.tree              the merged tree of a list of layers (docs/tree-format.md)
 //	locks/<name>                  held while one of these is made
-//	bundles/                      the user's of the cache
 //
 // Files appear whole or not at all, are never changed, and may be deleted at any
 // time: they are made again. Only regular files that the caller or root owns are

@@ -44,15 +44,12 @@ func TreeName(layers []Source, keepDirlinks bool) string {
 	return hex.EncodeToString(key[:])
 }
 
-// UserDir is a directory of the cache that is its user's: never read, listed or pruned.
-const UserDir = "bundles"
-
 // Entries lists what the cache holds, what was used last first. Files that come and
 // go meanwhile may or may not be listed.
 func (c *Cache) Entries() ([]CacheEntry, error) {
 	found := map[string]*CacheEntry{}
 	err := fs.WalkDir(c.dir.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && (name == lockDir || name == UserDir) {
+		if err == nil && d.IsDir() && name == lockDir {
 			return fs.SkipDir
 		}
 		if err == nil && !d.IsDir() {

@@ -193,11 +193,13 @@ func newListCommand() *cobra.Command {
 }
 
 type gcOptions struct {
-	global   *globalOptions
-	layout   layoutFlag
-	force    bool
-	cacheDir string
+	global *globalOptions
+	layout layoutFlag
+	force  bool
 }
+
+// gcWait is how long a gc waits for commands that read or write blobs.
+const gcWait = time.Minute
 
 func newGCCommand(global *globalOptions) *cobra.Command {
 	o := &gcOptions{global: global}
@@ -206,15 +208,14 @@ func newGCCommand(global *globalOptions) *cobra.Command {
 		Short: "remove what no tag leads to",
 		Long: `Removes every blob that no reference of the layout leads to, through nested indexes
 and subjects, and what killed writers left. What a bundle needs is kept: a mounted one,
-or one that was mounted before and is still there. It refuses while another command
-works on the layout. --force minds none of that; a live mount then goes on with what
-it has open.`,
+or one that was made from the layout and is still there. Commands that work on the
+layout are waited for, a minute at most. --force minds none of that; a live mount then
+goes on with what it has open.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	o.layout.add(cmd.Flags())
-	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", "", "`directory` where bundles are listed (default $UMOCI_MOUNT_CACHE, or by user)")
-	cmd.Flags().BoolVar(&o.force, "force", false, "remove blobs although mounts or writers may need them")
+	cmd.Flags().BoolVar(&o.force, "force", false, "remove blobs although bundles or other commands may need them")
 	return cmd
 }
 
@@ -227,11 +228,7 @@ func (o *gcOptions) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cache, err := bundle.CacheDir(o.cacheDir)
-	if err != nil {
-		return err
-	}
-	res, err := bundle.GC(ctx, bundle.GCOptions{Layout: path, CacheDir: cache, Force: o.force, Log: log})
+	res, err := bundle.GC(ctx, bundle.GCOptions{Layout: path, Force: o.force, Wait: gcWait, Log: log})
 	if res.Blobs > 0 || err == nil {
 		fmt.Fprintf(out, "removed %d blobs, %s\n", res.Blobs, size(res.Bytes))
 	}

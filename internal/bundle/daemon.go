@@ -256,10 +256,6 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		return errors.Join(err, s.detach(done))
 	}
 	defer control.listener.Close()
-	// Each layer is open from here on, and gc knows the bundle.
-	if err := s.release(); err != nil {
-		return errors.Join(err, s.detach(done))
-	}
 	s.log.Info("mounted", "bundle", bundle, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
 	if opt.Ready != nil {
 		opt.Ready()
@@ -347,7 +343,22 @@ func (s *server) open(ctx context.Context) (err error) {
 	if s.lower, err = s.cache.Open(ctx, sources(ctx, s.layout, s.state.Layers), indexOptions(o, nil)); err != nil {
 		return err
 	}
+	if err := s.holdImage(ctx); err != nil {
+		return err
+	}
 	s.fs, err = openOverlay(s.bundle, s.lower, o, false, s.log)
+	return err
+}
+
+// holdImage says in the layout what the mount needs, in place of the pin, which would
+// keep gc off for as long as the mount lives.
+func (s *server) holdImage(ctx context.Context) error {
+	release, err := holdFor(ctx, s.layout, s.bundle, s.state.Manifest)
+	if err != nil {
+		return err
+	}
+	err = s.unpin()
+	s.unpin = release
 	return err
 }
 
@@ -392,16 +403,6 @@ func (s *server) mount() error {
 	return err
 }
 
-// release lets go of the layout for gc.
-func (s *server) release() error {
-	if s.unpin == nil {
-		return nil
-	}
-	err := s.unpin()
-	s.unpin = nil
-	return err
-}
-
 func (s *server) close() error {
 	var errs []error
 	if s.fs != nil {
@@ -413,7 +414,9 @@ func (s *server) close() error {
 	if s.cache != nil {
 		errs = append(errs, s.cache.close())
 	}
-	errs = append(errs, s.release())
+	if s.unpin != nil {
+		errs = append(errs, s.unpin())
+	}
 	if s.layout != nil {
 		errs = append(errs, s.layout.Close())
 	}

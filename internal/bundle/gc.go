@@ -3,96 +3,92 @@ package bundle
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
-	"slices"
+	"path/filepath"
+	"time"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 )
 
 // GCOptions of GC.
 type GCOptions struct {
-	Layout   string
-	CacheDir string // where bundles are listed
-	Force    bool   // do not mind bundles, nor who uses or writes blobs
-	Log      *slog.Logger
+	Layout string
+	Force  bool          // also what bundles and other commands need
+	Wait   time.Duration // for other commands
+	Log    *slog.Logger
 }
 
-// GC removes from a layout what neither a reference nor a bundle needs: a mounted
-// one, or one that was ever mounted with this cache and is still there. cas.ErrBusy,
-// unless forced, while commands work on the layout.
+// GC removes the blobs of a layout that neither a reference nor a bundle needs.
 func GC(ctx context.Context, opt GCOptions) (res cas.GCResult, err error) {
 	l, err := cas.Open(opt.Layout)
 	if err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	gc := cas.GCOptions{Force: opt.Force}
-	if !opt.Force {
-		if gc.Roots, err = bundleRoots(opt.Layout, opt.CacheDir, opt.Log); err != nil {
-			return res, err
-		}
-	}
-	return l.GC(ctx, gc)
+	res, err = l.GC(ctx, cas.GCOptions{Force: opt.Force, Wait: opt.Wait, Needs: func(h cas.Hold) ([]ispec.Descriptor, error) {
+		needs := bundleNeeds(l, h)
+		opt.Log.Debug("a bundle needs blobs", "bundle", h.Owner, "manifests", len(needs))
+		return needs, nil
+	}})
+	opt.Log.Info("collected garbage", "blobs", res.Blobs, "bytes", res.Bytes, "interrupted commands", res.Temps)
+	return res, err
 }
 
-// bundleRoots are the manifests of a layout that bundles were made from.
-func bundleRoots(layout, cacheDir string, log *slog.Logger) (_ []ispec.Descriptor, err error) {
-	here, err := os.Stat(layout)
+// bundleNeeds are the manifests that a bundle needs in a layout: what is mounted, and
+// what a repack compares with. None: the bundle is gone, or was made from another
+// layout since. One that cannot be looked into needs what it said it would.
+func bundleNeeds(l *cas.Layout, h cas.Hold) []ispec.Descriptor {
+	meta, err := readUmoci(h.Owner)
 	if err != nil {
-		return nil, err
-	}
-	bundles, err := knownBundles(cacheDir)
-	if err != nil {
-		return nil, err
-	}
-	var roots []ispec.Descriptor
-	for _, bundle := range bundles {
-		state, err := readState(bundle)
-		if err != nil {
-			return nil, fmt.Errorf("what bundle %s needs of the layout is not known (--force does not mind): %w", bundle, err)
+		if gone(filepath.Join(h.Owner, umociName)) {
+			return nil
 		}
-		if there, err := os.Stat(state.Layout); err != nil || !os.SameFile(here, there) {
-			continue
-		}
-		log.Info("keeping what a bundle needs", "bundle", bundle, "manifest", state.Manifest.Digest.String())
-		roots = append(roots, state.Manifest)
-		if meta, err := readUmoci(bundle); err == nil { // of a later image, after a refresh
-			roots = append(roots, meta.From.Walk...)
-		}
+		return h.Manifests
 	}
-	return roots, nil
+	needs := meta.From.Walk
+	state, err := readState(h.Owner)
+	switch {
+	case err == nil && elsewhere(state.Layout, l.Path()):
+		return nil
+	case err == nil:
+		needs = append(needs, state.Manifest)
+	case !gone(filepath.Join(h.Owner, stateDir, stateName)):
+		needs = append(needs, h.Manifests...)
+	}
+	return needs
 }
 
-// knownBundles are the mounted bundles, and those that the cache lists.
-func knownBundles(cacheDir string) (_ []string, err error) {
-	mounts, err := ownMounts()
+// gone reports whether nothing is at a path for certain.
+func gone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
+}
+
+// elsewhere reports whether a path leads to another layout, and not to nothing: a
+// layout that was moved is still the bundle's.
+func elsewhere(path, layout string) bool {
+	a, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(layout)
+	return err == nil && !os.SameFile(a, b)
+}
+
+// holdFor records in a layout what a bundle needs of it.
+func holdFor(ctx context.Context, l *cas.Layout, bundle string, manifests ...ispec.Descriptor) (release func() error, err error) {
+	real, err := filepath.EvalSymlinks(bundle)
 	if err != nil {
 		return nil, err
 	}
-	var bundles []string
-	for _, e := range mounts {
-		if e.FSType == fsType {
-			if bundle := bundleAt(e.Point); bundle != "" {
-				bundles = append(bundles, bundle)
-			}
-		}
+	hold := cas.Hold{Owner: real}
+	for _, m := range manifests {
+		hold.Manifests = append(hold.Manifests, ispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size})
 	}
-	if fileExists(cacheDir) {
-		cache, err := openCacheDir(cacheDir)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, cache.Close()) }()
-		listed, err := registered(cache)
-		if err != nil {
-			return nil, err
-		}
-		bundles = append(bundles, listed...)
-	}
-	slices.Sort(bundles)
-	return slices.Compact(bundles), nil
+	return l.Hold(ctx, hold)
 }

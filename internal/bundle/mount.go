@@ -257,9 +257,6 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 	if err := m.state.Options.checkMapped(m.lower); err != nil {
 		return err
 	}
-	if err := register(m.cache.root, m.dir.path); err != nil {
-		return err
-	}
 	if !m.resume {
 		if m.opt.Fresh {
 			if err := m.clearChanges(); err != nil {

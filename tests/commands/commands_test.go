@@ -138,6 +138,32 @@ func TestGCKeepsWhatTagsAndBundlesNeed(t *testing.T) {
 	}
 }
 
+// What a bundle needs is recorded in the layout: whoever collects garbage finds it,
+// with whatever cache, and with the bundle mounted or not.
+func TestGCKnowsBundlesOfEveryKindAndCache(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	for name, c := range map[string]struct{ make, after, use string }{
+		"mounted with another cache": {"$um mount --cache-dir $PWD/c2 --image img:a b", "$um umount b", "$um mount b; cat b/rootfs/f"},
+		"raw":                        {"$um raw unpack --image img:a b", "$um umount b", "$um raw unpack --image img:a b; cat b/f"},
+		"extracted":                  {"$um unpack --extract --image img:a b", "echo x >b/rootfs/new", "$um repack --image img:new b; $um cat --image img:new /f"},
+		"refreshed": {"$um mount --image img:a b", "echo x >b/rootfs/new; $um repack --refresh-bundle --image img:a b; $um umount b",
+			"$um mount b; echo y >b/rootfs/new; $um repack --image img:new b; $um cat --image img:new /f"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newLayout(t)
+			mustSh(t, dir, "echo hi >f; $um insert --image img:a f /f; "+c.make+"; "+c.after)
+			out := mustSh(t, dir, "cp img/index.json saved; $um rm --image img:a; $um gc --layout img >/dev/null; cp saved img/index.json; "+
+				c.use+"; if [ -e b/.umoci-mount ] || [ -e .b.umoci-mount ]; then $um umount b; fi")
+			expect(t, "/f", "hi\n", out)
+			mustSh(t, dir, "$um rm --image img:a; $um rm --image img:new; rm -rf b .b.umoci-mount; $um gc --layout img")
+			if n := blobs(t, dir); n != 0 {
+				t.Errorf("%d blobs are left when the bundle is gone", n)
+			}
+		})
+	}
+}
+
 func TestRuntimeConfigsAreTheBundles(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.NeedFuse(t)
