@@ -10,6 +10,7 @@ DESTDIR ?=
 UMOCI_SYMLINK ?=
 FUZZTIME ?= 30s
 CRASHROUNDS ?= 1000
+PJDFSTEST ?=
 BENCHTIME ?= 1s
 IMAGES ?= $(or $(UMOCI_MOUNT_TESTDATA),/var/tmp/umoci-mount-images)
 
@@ -26,7 +27,7 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race images e2e crash demo install bench fuzz lint clean
+.PHONY: help build docs test test-race images e2e test-posix crash demo install bench fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,10 @@ images: build ## make the real images of the end-to-end tests (root, needs a Deb
 
 e2e: images ## run the whole loop on real Debian images (root)
 	UMOCI_MOUNT_E2E=1 UMOCI_MOUNT_TESTDATA=$(IMAGES) $(GO) test -v -count=1 -timeout 25m -run '^TestReal' ./tests
+
+test-posix: ## each operation on each kind of object, as on a local disk; PJDFSTEST=DIR: that suite too (root)
+	$(GO) test -count=1 -v -timeout 20m ./tests/matrix -every 1
+	if [ -n "$(PJDFSTEST)" ]; then scripts/pjdfstest.sh "$(PJDFSTEST)"; else echo "pjdfstest: PJDFSTEST names no built copy: not run"; fi
 
 crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
 	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS)

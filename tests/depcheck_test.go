@@ -17,20 +17,24 @@ const module = "github.com/umoci-mount/umoci-mount/"
 // all: cmd → internal/bundle → fusefs → overlay → layer → internal/sys, cas beside
 // them.
 var mayImport = map[string][]string{
-	"cmd/umoci-mount":    {"internal/bundle", "fusefs", "overlay", "layer", "cas"},
-	"internal/bundle":    {"fusefs", "overlay", "layer", "cas", "internal/extract", "internal/sys"},
-	"internal/extract":   {"layer", "internal/sys"},
-	"fusefs":             {"overlay", "layer", "internal/sys"},
-	"overlay":            {"layer", "internal/sys"},
-	"layer":              {"layer/inflate", "internal/sys"},
-	"layer/inflate":      {},
-	"cas":                {"internal/sys"},
-	"internal/sys":       {},
-	"internal/imagetest": {},
-	"tests":              {"internal/imagetest"},
-	"tests/repack":       {"internal/imagetest"},
-	"tests/crash":        {"internal/imagetest"},
-	"tests/imagecmds":    {"internal/imagetest"},
+	"cmd/umoci-mount":      {"internal/bundle", "internal/imageconfig", "fusefs", "overlay", "layer", "cas"},
+	"internal/bundle":      {"fusefs", "overlay", "layer", "cas", "internal/extract", "internal/imageconfig", "internal/sys"},
+	"internal/extract":     {"layer", "internal/sys"},
+	"internal/imageconfig": {"cas"},
+	"fusefs":               {"overlay", "layer", "internal/sys"},
+	"overlay":              {"layer", "internal/sys"},
+	"layer":                {"layer/inflate", "internal/sys"},
+	"layer/inflate":        {},
+	"cas":                  {"internal/sys"},
+	"internal/sys":         {},
+	"internal/imagetest":   {},
+	"tests":                {"internal/imagetest"},
+	"tests/repack":         {"internal/imagetest"},
+	"tests/crash":          {"internal/imagetest"},
+	"tests/imagecmds":      {"internal/imagetest"},
+	"tests/commands":       {"internal/imagetest"},
+	"tests/crosstools":     {"internal/imagetest"},
+	"tests/matrix":         {"internal/imagetest"},
 }
 
 // onlyIn are packages from elsewhere with the places that may import them, as
@@ -43,7 +47,7 @@ var onlyIn = map[string][]string{
 	"github.com/moby/sys/user":         {"internal/bundle"},
 	"unsafe":                           {"internal/sys", "layer/tree.go", "layer/inflate/symbols.go"},
 	"os/exec":                          {"internal/bundle", "fusefs", "internal/imagetest", "tests"},
-	"net/http":                         {},
+	"net/http":                         {"tests/crosstools"},
 	"github.com/sirupsen/logrus":       {},
 	"github.com/rogpeppe/go-internal/": {"tests"},
 }

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"path/filepath"
 	"syscall"
@@ -38,6 +39,9 @@ func Status(ctx context.Context) ([]MountStatus, error) {
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if _, err := readState(bundle); errors.Is(err, fs.ErrPermission) {
+			continue // somebody else's
 		}
 		out = append(out, mountStatus(bundle, e.Point))
 	}
