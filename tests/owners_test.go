@@ -249,3 +249,8 @@ func TestARootlessContainerRunsOnAPlainUsersMount(t *testing.T) {
 	}
 	u.must("echo kept >b/rootfs/kept; $um umount b; $um mount b; cat b/rootfs/kept; $um umount b")
 }
+
+func TestAMountInAPipeEndsThePipe(t *testing.T) {
+	u := newPlainUser(t)
+	u.must(`timeout 20 sh -c '$um mount --image img:base b 2>&1 | cat; exec 9>&1; $um status >/dev/null'; $um umount b`)
+}

@@ -256,6 +256,10 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		return errors.Join(err, s.detach(done))
 	}
 	defer control.listener.Close()
+	// Last, so that a mount that failed leaves nothing in the layout.
+	if err := s.holdImage(ctx); err != nil {
+		return errors.Join(err, s.detach(done))
+	}
 	s.log.Info("mounted", "bundle", bundle, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
 	if opt.Ready != nil {
 		opt.Ready()
@@ -341,9 +345,6 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	if s.lower, err = s.cache.Open(ctx, sources(ctx, s.layout, s.state.Layers), indexOptions(o, nil)); err != nil {
-		return err
-	}
-	if err := s.holdImage(ctx); err != nil {
 		return err
 	}
 	s.fs, err = openOverlay(s.bundle, s.lower, o, false, s.log)
