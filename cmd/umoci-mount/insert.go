@@ -70,7 +70,7 @@ type insertOptions struct {
 func newInsertCommand(global *globalOptions) *cobra.Command {
 	o := &insertOptions{appendFlags: appendFlags{global: global}}
 	cmd := &cobra.Command{
-		Use:   "insert --image LAYOUT[:TAG] [--opaque] SOURCE TARGET\n  umoci-mount insert --image LAYOUT[:TAG] --whiteout TARGET",
+		Use:   "insert --image LAYOUT[:TAG] [--opaque] SOURCE TARGET | insert --image LAYOUT[:TAG] --whiteout TARGET",
 		Short: "add a layer of files of the host",
 		Long: `Adds a layer in which SOURCE, a file or a directory with all below it, is at TARGET;
 or one that removes TARGET. Nothing is mounted or unpacked. Directories above TARGET

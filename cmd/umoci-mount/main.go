@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 
 	"golang.org/x/sys/unix"
 
@@ -30,8 +31,9 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	cmd := newRootCommand(filepath.Base(args[0]))
-	cmd.SetArgs(args[1:])
+	cmd.SetArgs(longFlags(cmd, args[1:]))
 	err := cmd.ExecuteContext(ctx)
+	pprof.StopCPUProfile()
 	if err == nil {
 		return exitOK
 	}

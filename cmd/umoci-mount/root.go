@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 
 	ispecs "github.com/opencontainers/image-spec/specs-go"
@@ -20,6 +21,7 @@ type globalOptions struct {
 	level   string
 	verbose bool
 	debug   bool
+	profile string
 }
 
 func (o *globalOptions) addFlags(cmd *cobra.Command) {
@@ -27,6 +29,22 @@ func (o *globalOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.level, "log", "", "log `level`: debug, info, warn, error or fatal (default warn)")
 	f.BoolVar(&o.verbose, "verbose", false, "the same as --log=info")
 	f.BoolVar(&o.debug, "debug", false, "the same as --log=debug")
+	f.StringVar(&o.profile, "cpu-profile", "", "write a profile of the processor's time to `FILE`")
+	if err := f.MarkHidden("cpu-profile"); err != nil { // as umoci has it
+		panic(err) // it was defined a line above
+	}
+}
+
+// startProfile begins what --cpu-profile asks for; run ends it.
+func (o *globalOptions) startProfile() error {
+	if o.profile == "" {
+		return nil
+	}
+	f, err := os.Create(o.profile)
+	if err != nil {
+		return fmt.Errorf("write profile: %w", err)
+	}
+	return pprof.StartCPUProfile(f)
 }
 
 // logger writes to stderr what the flags ask for.
@@ -66,6 +84,9 @@ without extracting it, and makes a new layer of what was changed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return global.startProfile()
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q", args[0])}
@@ -97,6 +118,10 @@ without extracting it, and makes a new layer of what was changed.`,
 		newCacheCommand(&global),
 		newRawCommand(&global),
 	)
+	if name == umociName {
+		renameForUmoci(root)
+	}
+	setHelp(root)
 	return root
 }
 
