@@ -6,6 +6,16 @@ import "encoding/json"
 // they are, byte for byte, and in their order.
 type Document struct{ o *object }
 
+// Has reports whether there is a field of that name.
+func (d Document) Has(key string) bool {
+	_, have := d.o.fields[key]
+	return have
+}
+
+// Exact refuses fields whose names are those given but for the case of letters:
+// encoding/json reads them as if they were. ErrMalformed.
+func (d Document) Exact(names ...string) error { return d.o.exact(names...) }
+
 // Get decodes a field into v, which stays as it is where there is none. ErrMalformed.
 func (d Document) Get(key string, v any) error { return d.o.get(key, v) }
 

@@ -42,28 +42,15 @@ type Image struct {
 // their blobs are there is not looked at. ErrMediaType, ErrMalformed, ErrDigest,
 // ErrBlobNotFound, ErrTooLarge.
 func (l *Layout) Image(ctx context.Context, p *Path) (*Image, error) {
-	if len(p.Walk) == 0 {
-		return nil, fmt.Errorf("an empty path leads to no manifest: %w", ErrMalformed)
-	}
-	desc := p.Descriptor()
-	if !isManifestType(desc.MediaType) {
-		return nil, fmt.Errorf("%s is a %q, not an image manifest: %w", desc.Digest, desc.MediaType, ErrMediaType)
-	}
-	data, err := l.ReadBlob(ctx, desc)
+	img, _, err := l.openManifest(ctx, p)
 	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, err
 	}
-	img := &Image{Path: p}
-	if img.manifest, err = parseObject(data); err != nil {
-		return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+	if t := img.Manifest.Config.MediaType; !IsImageConfig(t) {
+		return nil, fmt.Errorf("manifest %s: its config is a %q: %w", p.Descriptor().Digest, t, ErrMediaType)
 	}
-	if err := json.Unmarshal(data, &img.Manifest); err != nil {
-		return nil, fmt.Errorf("manifest %s: %w: %v", desc.Digest, ErrMalformed, err)
-	}
-	if err := img.checkManifest(); err != nil {
-		return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
-	}
-	if data, err = l.ReadBlob(ctx, img.Manifest.Config); err != nil {
+	data, err := l.ReadBlob(ctx, img.Manifest.Config)
+	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
 	if img.config, err = parseObject(data); err != nil {
@@ -85,8 +72,49 @@ func (l *Layout) Image(ctx context.Context, p *Path) (*Image, error) {
 	return img, nil
 }
 
+// Manifest reads the manifest at the end of a path, of an image or of something else,
+// and the bytes that it was read from. Errors are Image's.
+func (l *Layout) Manifest(ctx context.Context, p *Path) (*ispec.Manifest, []byte, error) {
+	img, data, err := l.openManifest(ctx, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &img.Manifest, data, nil
+}
+
+// IsImageConfig reports whether a media type is that of an image's config.
+func IsImageConfig(mediaType string) bool {
+	return mediaType == ispec.MediaTypeImageConfig || mediaType == dockerConfig
+}
+
+// openManifest reads the manifest alone.
+func (l *Layout) openManifest(ctx context.Context, p *Path) (*Image, []byte, error) {
+	if len(p.Walk) == 0 {
+		return nil, nil, fmt.Errorf("an empty path leads to no manifest: %w", ErrMalformed)
+	}
+	desc := p.Descriptor()
+	if !isManifestType(desc.MediaType) {
+		return nil, nil, fmt.Errorf("%s is a %q, not an image manifest: %w", desc.Digest, desc.MediaType, ErrMediaType)
+	}
+	data, err := l.ReadBlob(ctx, desc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read manifest: %w", err)
+	}
+	img := &Image{Path: p}
+	if img.manifest, err = parseObject(data); err != nil {
+		return nil, nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+	}
+	if err := json.Unmarshal(data, &img.Manifest); err != nil {
+		return nil, nil, fmt.Errorf("manifest %s: %w: %v", desc.Digest, ErrMalformed, err)
+	}
+	if err := img.checkManifest(); err != nil {
+		return nil, nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+	}
+	return img, data, nil
+}
+
 // checkManifest refuses a manifest that could also be read as an index
-// (CVE-2021-41190), and one of something else than an image.
+// (CVE-2021-41190).
 func (img *Image) checkManifest() error {
 	if err := img.manifest.exact("schemaVersion", "mediaType", "config", "layers", "manifests", "annotations"); err != nil {
 		return err
@@ -96,11 +124,6 @@ func (img *Image) checkManifest() error {
 	}
 	if t := img.Manifest.MediaType; t != "" && t != img.Path.Descriptor().MediaType {
 		return fmt.Errorf("it says it is a %q, its descriptor that it is a %q: %w", t, img.Path.Descriptor().MediaType, ErrMalformed)
-	}
-	switch t := img.Manifest.Config.MediaType; t {
-	case ispec.MediaTypeImageConfig, dockerConfig:
-	default:
-		return fmt.Errorf("its config is a %q: %w", t, ErrMediaType)
 	}
 	for _, d := range img.Manifest.Layers {
 		if d.Size < 0 {

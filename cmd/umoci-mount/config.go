@@ -12,11 +12,12 @@ import (
 )
 
 type configOptions struct {
-	image   imageFlag
-	tag     tagFlag
-	history historyFlags
-	edit    imageconfig.Edit
-	created string
+	image    imageFlag
+	platform platformFlag
+	tag      tagFlag
+	history  historyFlags
+	edit     imageconfig.Edit
+	created  string
 	// strings are the flags of one value, which count where they are given.
 	strings map[string]*string
 }
@@ -38,6 +39,7 @@ can be repeated; --config.entrypoint and --config.cmd replace the whole list.`,
 
 func (o *configOptions) addFlags(f *pflag.FlagSet) {
 	o.image.add(f, "image to change")
+	o.platform.add(f)
 	o.tag.add(f)
 	o.history.add(f)
 	one := func(name, usage string) {
@@ -88,7 +90,13 @@ func (o *configOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	if o.edit.Created, err = parseTime("--created", o.created); err != nil {
+	if f.Changed("created") {
+		if o.edit.Created, err = parseTime("--created", o.created); err != nil {
+			return err
+		}
+	}
+	platform, err := o.platform.parse()
+	if err != nil {
 		return err
 	}
 	e := &o.edit
@@ -99,7 +107,7 @@ func (o *configOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 		return usageError{err}
 	}
 	return changeLayout(path, func(l *cas.Layout) error {
-		from, err := l.Resolve(ctx, tag, cas.ResolveOptions{})
+		from, err := l.Resolve(ctx, tag, cas.ResolveOptions{Platform: platform})
 		if err != nil {
 			return err
 		}

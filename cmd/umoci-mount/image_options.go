@@ -6,13 +6,32 @@ import (
 	"strings"
 	"time"
 
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/internal/imageconfig"
 )
 
-// imageFlag is --image of a command that needs no platform.
+// platformFlag is --platform: which image of several that one tag has.
+type platformFlag struct{ value string }
+
+func (f *platformFlag) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.value, "platform", "", "platform to choose where the tag has several: `OS/ARCH[/VARIANT]`")
+}
+
+func (f *platformFlag) parse() (*ispec.Platform, error) {
+	if f.value == "" {
+		return nil, nil //nolint:nilnil // not given is no error
+	}
+	p, err := cas.ParsePlatform(f.value)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return p, nil
+}
+
+// imageFlag is --image.
 type imageFlag struct{ value string }
 
 func (f *imageFlag) add(flags *pflag.FlagSet, what string) {
@@ -71,9 +90,11 @@ type historyFlags struct {
 	comment   string
 	created   string
 	createdBy string
+	flags     *pflag.FlagSet
 }
 
 func (f *historyFlags) add(flags *pflag.FlagSet) {
+	f.flags = flags
 	flags.BoolVar(&f.none, "no-history", false, "add no entry to the image's history")
 	flags.StringVar(&f.author, "history.author", "", "author in the history (default the image's)")
 	flags.StringVar(&f.comment, "history.comment", "", "comment in the history")
@@ -82,23 +103,33 @@ func (f *historyFlags) add(flags *pflag.FlagSet) {
 }
 
 func (f *historyFlags) parse() (imageconfig.History, error) {
-	h := imageconfig.History{None: f.none, Author: f.author, Comment: f.comment, CreatedBy: f.createdBy, Now: time.Now()}
-	if f.none && (f.author != "" || f.comment != "" || f.created != "" || f.createdBy != "") {
-		return h, usageError{errors.New("--no-history and --history.* exclude each other")}
+	h := imageconfig.History{None: f.none, Now: time.Now()}
+	for name, to := range map[string]**string{
+		"history.author": &h.Author, "history.comment": &h.Comment, "history.created_by": &h.CreatedBy, "history.created": nil,
+	} {
+		if !f.flags.Changed(name) {
+			continue
+		}
+		if f.none {
+			return h, usageError{fmt.Errorf("--no-history and --%s exclude each other", name)}
+		}
+		if to != nil {
+			value := f.flags.Lookup(name).Value.String()
+			*to = &value
+		}
 	}
 	var err error
-	if h.Created, err = parseTime("--history.created", f.created); err != nil {
-		return h, err
+	if f.flags.Changed("history.created") {
+		if h.Created, err = parseTime("--history.created", f.created); err != nil {
+			return h, err
+		}
 	}
 	h.Epoch, err = sourceDateEpoch()
 	return h, err
 }
 
-// parseTime reads a time; nil where none was given.
+// parseTime reads the time that a flag gives.
 func parseTime(flag, s string) (*time.Time, error) {
-	if s == "" {
-		return nil, nil //nolint:nilnil // not given is no error
-	}
 	t, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s %q: want a time as 2006-01-02T15:04:05Z", flag, s)}

@@ -18,6 +18,7 @@ import (
 type appendFlags struct {
 	global   *globalOptions
 	image    imageFlag
+	platform platformFlag
 	tag      tagFlag
 	history  historyFlags
 	compress string
@@ -26,6 +27,7 @@ type appendFlags struct {
 
 func (a *appendFlags) add(f *pflag.FlagSet) {
 	a.image.add(f, "image to add a layer to")
+	a.platform.add(f)
 	a.tag.add(f)
 	a.history.add(f)
 	f.StringVar(&a.compress, "compress", cas.CompressAuto, "compression of the layer: auto (the last layer's), gzip, zstd or none")
@@ -34,6 +36,9 @@ func (a *appendFlags) add(f *pflag.FlagSet) {
 
 func (a *appendFlags) parse(f *pflag.FlagSet) (opt bundle.AppendOptions, err error) {
 	if opt.Layout, opt.Tag, err = a.image.parse(); err != nil {
+		return opt, err
+	}
+	if opt.Platform, err = a.platform.parse(); err != nil {
 		return opt, err
 	}
 	if opt.NewTag, err = a.tag.or(f, opt.Tag); err != nil {

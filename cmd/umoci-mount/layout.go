@@ -112,14 +112,19 @@ func hostPlatform() ispec.Platform {
 
 func newTagCommand() *cobra.Command {
 	var image imageFlag
+	var platform platformFlag
 	cmd := &cobra.Command{
 		Use:   "tag --image LAYOUT[:TAG] NEW-TAG",
 		Short: "give an image another tag",
-		Long: `Lets NEW-TAG lead to where TAG does, through the same index where there is one.
-What NEW-TAG led to before is not removed.`,
+		Long: `Lets NEW-TAG lead to where TAG does: an index of images for several platforms is tagged
+as a whole. What NEW-TAG led to before is not removed.`,
 		Args: exactArgs("NEW-TAG"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, tag, err := image.parse()
+			if err != nil {
+				return err
+			}
+			which, err := platform.parse()
 			if err != nil {
 				return err
 			}
@@ -127,7 +132,7 @@ What NEW-TAG led to before is not removed.`,
 				return usageError{err}
 			}
 			return changeLayout(path, func(l *cas.Layout) error {
-				from, err := l.FindRef(cmd.Context(), tag, cas.ResolveOptions{})
+				from, err := l.FindRef(cmd.Context(), tag, cas.ResolveOptions{Platform: which})
 				if err != nil {
 					return err
 				}
@@ -136,6 +141,8 @@ What NEW-TAG led to before is not removed.`,
 		},
 	}
 	image.add(cmd.Flags(), "image to tag")
+	platform.add(cmd.Flags())
+	cmd.Flags().Lookup("platform").Usage = "platform to choose where TAG is there several times: `OS/ARCH[/VARIANT]`"
 	return cmd
 }
 
@@ -182,7 +189,7 @@ func newListCommand() *cobra.Command {
 					return err
 				}
 				for _, tag := range tags {
-					fmt.Fprintln(cmd.OutOrStdout(), tag)
+					fmt.Fprintln(cmd.OutOrStdout(), lineName(tag))
 				}
 				return nil
 			})

@@ -11,6 +11,7 @@ import (
 func newRawRuntimeConfigCommand(global *globalOptions) *cobra.Command {
 	var (
 		image          imageFlag
+		platform       platformFlag
 		rootfs         string
 		rootless       bool
 		uidMap, gidMap []string
@@ -26,6 +27,9 @@ CONFIG.JSON. The image's user is looked up in the image, or in --rootfs.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			opt := bundle.RuntimeFileOptions{Rootfs: rootfs, Rootless: rootless}
 			if opt.Layout, opt.Tag, err = image.parse(); err != nil {
+				return err
+			}
+			if opt.Platform, err = platform.parse(); err != nil {
 				return err
 			}
 			if opt.UIDMap, err = parseIDMap("--uid-map", uidMap); err != nil {
@@ -47,6 +51,7 @@ CONFIG.JSON. The image's user is looked up in the image, or in --rootfs.`,
 	}
 	f := cmd.Flags()
 	image.add(f, "image whose configuration to write")
+	platform.add(f)
 	f.StringVar(&rootfs, "rootfs", "", "`directory` to look users up in, whose name is the root's")
 	f.BoolVar(&rootless, "rootless", false, "make it for a container of a plain user")
 	f.StringArrayVar(&uidMap, "uid-map", nil, "map of user ids: `CONTAINER:HOST[:SIZE]` (repeatable)")

@@ -12,6 +12,7 @@ import (
 
 func newStatCommand() *cobra.Command {
 	var image imageFlag
+	var platform platformFlag
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "stat --image LAYOUT[:TAG]",
@@ -24,18 +25,18 @@ want --json.`,
 			if err != nil {
 				return err
 			}
+			which, err := platform.parse()
+			if err != nil {
+				return err
+			}
 			return withLayout(path, func(l *cas.Layout) error {
-				from, err := l.Resolve(cmd.Context(), tag, cas.ResolveOptions{})
+				from, err := l.Resolve(cmd.Context(), tag, cas.ResolveOptions{Platform: which})
 				if err != nil {
 					return err
 				}
-				img, err := l.Image(cmd.Context(), from)
+				s, err := imageconfig.ReadStat(cmd.Context(), l, from)
 				if err != nil {
 					return fmt.Errorf("%s:%s: %w", path, tag, err)
-				}
-				s, err := imageconfig.NewStat(cmd.Context(), l, img)
-				if err != nil {
-					return err
 				}
 				if asJSON {
 					return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
@@ -45,6 +46,7 @@ want --json.`,
 		},
 	}
 	image.add(cmd.Flags(), "image to show")
+	platform.add(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +35,16 @@ type AppendOptions struct {
 	Log      *slog.Logger
 }
 
-// AddLayer adds a plain tar as an image's next layer, as it is. What is no tar is
-// layer.ErrFormat.
+// AddLayer adds a plain tar as an image's next layer, as it is. What is no tar, or a
+// compressed one, is layer.ErrFormat.
 func AddLayer(ctx context.Context, opt AppendOptions, tarball io.Reader) error {
+	in := bufio.NewReader(tarball)
+	for name, magic := range map[string]string{"gzip": "\x1f\x8b", "zstd": "\x28\xb5\x2f\xfd", "xz": "\xfd7zXZ\x00", "bzip2": "BZh"} {
+		if head, err := in.Peek(len(magic)); err == nil && string(head) == magic {
+			return fmt.Errorf("the archive is compressed with %s: decompress it first: %w", name, layer.ErrFormat)
+		}
+	}
+	tarball = in
 	return appendLayer(ctx, &opt, "umoci raw add-layer", true, func(out io.Writer) ([]byte, error) {
 		tee := io.TeeReader(tarball, out)
 		toc, err := layer.ScanTOC(tee)
@@ -95,12 +103,10 @@ func Insert(ctx context.Context, opt InsertOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if opt.Opaque && !plan[0].now.isDir() {
-		return fmt.Errorf("%s is no directory, and cannot be opaque: %w", opt.Source, unix.ENOTDIR)
-	}
+	opaque := opt.Opaque && plan[0].now.isDir() // what is no directory hides all below it anyway
 	return appendLayer(ctx, &opt.AppendOptions, "umoci insert", false, func(out io.Writer) ([]byte, error) {
 		records := (&recordSource{view: t}).records(ctx, plan)
-		if opt.Opaque {
+		if opaque {
 			records = withOpaque(records, target)
 		}
 		return layer.WriteDiff(out, records, layer.DiffOptions{Epoch: opt.History.Epoch, Skipped: func(p string) {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
@@ -40,7 +41,7 @@ func newDirTree(dir string, maps *mapOptions) (*dirTree, error) {
 func (t *dirTree) close() error { return t.root.Close() }
 
 func (t *dirTree) stat(p string) (layer.Attr, error) {
-	info, err := t.root.Lstat(p)
+	info, err := t.lstat(p)
 	if errors.Is(err, unix.ENOTDIR) {
 		return layer.Attr{}, fs.ErrNotExist
 	}
@@ -109,19 +110,46 @@ func rootlessOwner(value string) (uid, gid uint32, err error) {
 }
 
 func (t *dirTree) list(dir layer.Ino) ([]string, error) {
-	f, err := t.root.Open(t.path(dir))
-	if err != nil {
-		return nil, err
-	}
-	names, err := f.Readdirnames(-1)
+	var names []string
+	err := t.opened(t.path(dir), func() error {
+		f, err := t.root.Open(t.path(dir))
+		if err != nil {
+			return err
+		}
+		names, err = f.Readdirnames(-1)
+		return errors.Join(err, f.Close())
+	})
 	slices.Sort(names)
-	return names, errors.Join(err, f.Close())
+	return names, err
+}
+
+// opened calls fn, which needs what is at a path. What a plain user has closed to
+// himself is opened for that time in rootless mode.
+func (t *dirTree) opened(p string, fn func() error) error {
+	if !t.maps.Rootless {
+		return fn()
+	}
+	return opened(filepath.Join(t.root.Name(), p), fn)
+}
+
+func (t *dirTree) lstat(p string) (info fs.FileInfo, err error) {
+	err = t.opened(p, func() (err error) {
+		info, err = t.root.Lstat(p)
+		return err
+	})
+	return info, err
 }
 
 // path is one by which stat saw the inode.
 func (t *dirTree) path(ino layer.Ino) string { return t.seen[ino-1] }
 
-func (t *dirTree) readlink(ino layer.Ino) (string, error) { return t.root.Readlink(t.path(ino)) }
+func (t *dirTree) readlink(ino layer.Ino) (target string, err error) {
+	err = t.opened(t.path(ino), func() (err error) {
+		target, err = t.root.Readlink(t.path(ino))
+		return err
+	})
+	return target, err
+}
 
 func (t *dirTree) xattrs(ino layer.Ino) (map[string]string, error) {
 	x, err := t.allXattrs(t.path(ino))
@@ -132,7 +160,15 @@ func (t *dirTree) xattrs(ino layer.Ino) (map[string]string, error) {
 }
 
 // allXattrs are those of a path, reached through its directory's descriptor.
-func (t *dirTree) allXattrs(p string) (_ map[string]string, err error) {
+func (t *dirTree) allXattrs(p string) (x map[string]string, err error) {
+	err = t.opened(p, func() (err error) {
+		x, err = t.readXattrs(p)
+		return err
+	})
+	return x, err
+}
+
+func (t *dirTree) readXattrs(p string) (_ map[string]string, err error) {
 	dir, err := t.root.Open(path.Dir(p))
 	if err != nil {
 		return nil, err
@@ -142,11 +178,16 @@ func (t *dirTree) allXattrs(p string) (_ map[string]string, err error) {
 }
 
 func (t *dirTree) open(ino layer.Ino) (content, error) {
-	return t.root.OpenFile(t.path(ino), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	var f *os.File
+	err := t.opened(t.path(ino), func() (err error) {
+		f, err = t.root.OpenFile(t.path(ino), os.O_RDONLY|unix.O_NONBLOCK, 0)
+		return err
+	})
+	return f, err
 }
 
 func (t *dirTree) version(ino layer.Ino) (fileVersion, error) {
-	info, err := t.root.Lstat(t.path(ino))
+	info, err := t.lstat(t.path(ino))
 	if err != nil {
 		return fileVersion{}, err
 	}

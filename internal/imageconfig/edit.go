@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/umoci-mount/umoci-mount/cas"
 )
 
@@ -60,6 +62,11 @@ func (e *Edit) Check() error {
 			return fmt.Errorf("%w: unknown key to --clear: %s (want one of %s)", ErrEdit, name, strings.Join(Clearable, ", "))
 		}
 	}
+	for flag, value := range map[string]*string{"platform.os": e.OS, "platform.arch": e.Architecture} {
+		if value != nil && *value == "" {
+			return fmt.Errorf("%w: --%s: no image is without", ErrEdit, flag)
+		}
+	}
 	for flag, list := range map[string][]string{"config.env": e.Env, "config.label": e.Labels, "manifest.annotation": e.Annotations} {
 		for _, s := range list {
 			if name, _, ok := strings.Cut(s, "="); !ok || name == "" {
@@ -76,6 +83,12 @@ func (e *Edit) Apply(config, manifest cas.Document) error {
 		manifest.Remove("annotations")
 	}
 	if err := setPairs(manifest, "annotations", e.Annotations); err != nil {
+		return err
+	}
+	if err := setMediaType(manifest); err != nil {
+		return err
+	}
+	if err := config.Exact("created", "author", "architecture", "os", "variant", "config"); err != nil {
 		return err
 	}
 	if err := config.Within("config", e.applyConfig); err != nil {
@@ -97,7 +110,20 @@ func (e *Edit) Apply(config, manifest cas.Document) error {
 	return nil
 }
 
+// setMediaType lets a manifest without one say what it is, as image-spec wants it to.
+// One that is another type's says so already: Docker's schema demands it.
+func setMediaType(manifest cas.Document) error {
+	var have string
+	if err := manifest.Get("mediaType", &have); err != nil || have != "" {
+		return err
+	}
+	return manifest.Set("mediaType", ispec.MediaTypeImageManifest)
+}
+
 func (e *Edit) applyConfig(c cas.Document) error {
+	if err := c.Exact("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal"); err != nil {
+		return err
+	}
 	for _, name := range e.Clear {
 		if field, ok := configFields[name]; ok {
 			c.Remove(field)
@@ -162,6 +188,9 @@ func addKeys(d cas.Document, key string, names []string) error {
 	}
 	return d.Within(key, func(o cas.Document) error {
 		for _, name := range names {
+			if o.Has(name) {
+				continue
+			}
 			if err := o.Set(name, struct{}{}); err != nil {
 				return err
 			}

@@ -6,13 +6,14 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// History says what an image's history is to say of a change.
+// History says what an image's history is to say of a change. Nil is not asked for;
+// an empty string is.
 type History struct {
 	None      bool // nothing
-	Author    string
-	Comment   string
+	Author    *string
+	Comment   *string
 	Created   *time.Time
-	CreatedBy string
+	CreatedBy *string
 
 	Now   time.Time  // where Created is not given
 	Epoch *time.Time // in its place, where set: SOURCE_DATE_EPOCH
@@ -30,12 +31,13 @@ func (h *History) Entry(command, author string, empty bool) []ispec.History {
 	case h.Epoch != nil:
 		created = h.Epoch.UTC()
 	}
-	e := ispec.History{Created: &created, CreatedBy: command, Author: author, Comment: h.Comment, EmptyLayer: empty}
-	if h.CreatedBy != "" {
-		e.CreatedBy = h.CreatedBy
-	}
-	if h.Author != "" {
-		e.Author = h.Author
+	e := ispec.History{Created: &created, CreatedBy: command, Author: author, EmptyLayer: empty}
+	for _, f := range []struct{ to, from *string }{
+		{&e.Author, h.Author}, {&e.Comment, h.Comment}, {&e.CreatedBy, h.CreatedBy},
+	} {
+		if f.from != nil {
+			*f.to = *f.from
+		}
 	}
 	return []ispec.History{e}
 }

@@ -3,6 +3,7 @@ package imageconfig
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -10,13 +11,15 @@ import (
 	"github.com/umoci-mount/umoci-mount/cas"
 )
 
-// Stat is what an image says of itself. Its JSON is that of umoci stat --json.
+// Stat is what an image says of itself. Its JSON is that of umoci stat --json. A
+// manifest of something else than an image has neither Config nor History.
 type Stat struct {
 	Manifest Blob           `json:"manifest"`
-	Config   Blob           `json:"config"`
-	History  []HistoryLayer `json:"history"`
+	Config   *Blob          `json:"config,omitzero"`
+	History  []HistoryLayer `json:"history,omitzero"`
 
-	image *cas.Image
+	manifest *ispec.Manifest
+	image    ispec.Image
 }
 
 // Blob is a document as it is stored.
@@ -32,27 +35,44 @@ type HistoryLayer struct {
 	ispec.History
 }
 
-// NewStat reads an image's documents.
-func NewStat(ctx context.Context, l *cas.Layout, img *cas.Image) (*Stat, error) {
-	s := &Stat{
-		Manifest: Blob{Descriptor: img.Path.Descriptor()}, Config: Blob{Descriptor: img.Manifest.Config},
-		History: []HistoryLayer{}, image: img,
+// ReadStat reads the documents at the end of a path. An image is described as far as it
+// can be read: whether its layers are there is not looked at, nor whether there are as
+// many as the config and its history say.
+func ReadStat(ctx context.Context, l *cas.Layout, path *cas.Path) (*Stat, error) {
+	manifest, raw, err := l.Manifest(ctx, path)
+	if err != nil {
+		return nil, err
 	}
-	for _, b := range []*Blob{&s.Manifest, &s.Config} {
-		raw, err := l.ReadBlob(ctx, b.Descriptor)
-		if err != nil {
-			return nil, err
-		}
-		b.Raw = raw
+	s := &Stat{Manifest: Blob{path.Descriptor(), raw}, manifest: manifest}
+	if !cas.IsImageConfig(manifest.Config.MediaType) {
+		return s, nil
 	}
+	if raw, err = l.ReadBlob(ctx, manifest.Config); err != nil {
+		return nil, fmt.Errorf("read config: %w", err)
+	}
+	s.Config = &Blob{manifest.Config, raw}
+	if err := json.Unmarshal(raw, &s.image); err != nil {
+		return nil, fmt.Errorf("config %s: %w: %v", manifest.Config.Digest, cas.ErrMalformed, err)
+	}
+	s.joinHistory()
+	return s, nil
+}
+
+// joinHistory gives each entry that made a layer the next layer.
+func (s *Stat) joinHistory() {
+	s.History = []HistoryLayer{}
 	next := 0
-	for _, h := range img.Config.History {
+	for _, h := range s.image.History {
 		e := HistoryLayer{History: h}
-		if !h.EmptyLayer && next < len(img.Manifest.Layers) {
-			e.Layer, e.DiffID = &img.Manifest.Layers[next], img.Config.RootFS.DiffIDs[next]
+		if !h.EmptyLayer {
+			if next < len(s.manifest.Layers) {
+				e.Layer = &s.manifest.Layers[next]
+			}
+			if next < len(s.image.RootFS.DiffIDs) {
+				e.DiffID = s.image.RootFS.DiffIDs[next]
+			}
 			next++
 		}
 		s.History = append(s.History, e)
 	}
-	return s, nil
 }

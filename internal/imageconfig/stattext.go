@@ -1,7 +1,6 @@
 package imageconfig
 
 import (
-	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -20,12 +19,14 @@ func (s *Stat) WriteText(w io.Writer) error {
 	var p printer
 	p.line("== MANIFEST ==")
 	p.manifest(s)
-	p.line("")
-	p.line("== CONFIG ==")
-	p.config(s)
-	p.line("")
-	p.line("== HISTORY ==")
-	if _, err := io.WriteString(w, p.out.String()); err != nil {
+	if s.Config != nil {
+		p.line("")
+		p.line("== CONFIG ==")
+		p.config(s)
+		p.line("")
+		p.line("== HISTORY ==")
+	}
+	if _, err := io.WriteString(w, p.out.String()); err != nil || s.Config == nil {
 		return err
 	}
 	return s.writeHistory(w)
@@ -114,7 +115,7 @@ func (p *printer) set(name string, m map[string]struct{}) {
 }
 
 func (p *printer) manifest(s *Stat) {
-	m := &s.image.Manifest
+	m := s.manifest
 	p.value("Schema Version", strconv.Itoa(m.SchemaVersion))
 	p.value("Media Type", m.MediaType)
 	p.optional("Artifact Type", m.ArtifactType)
@@ -134,7 +135,7 @@ func (p *printer) manifest(s *Stat) {
 }
 
 func (p *printer) config(s *Stat) {
-	img := &s.image.Config
+	img := &s.image
 	if img.Created != nil {
 		p.value("Created", img.Created.Format(time.RFC3339Nano))
 	}
@@ -197,17 +198,36 @@ func (p *printer) descriptor(d ispec.Descriptor) {
 	})
 }
 
-// data shows the beginning of embedded content.
+// Of embedded content, dataShown bytes are shown, dataWidth a line.
+const (
+	dataShown = 256
+	dataWidth = 16
+)
+
+// data shows the beginning of embedded content in the form of xxd(1).
 func (p *printer) data(b []byte) {
-	const most = 256
-	p.within(fmt.Sprintf("Data: (%d bytes)", len(b)), func() {
-		for line := range strings.Lines(hex.Dump(b[:min(len(b), most)])) {
-			p.line(strings.TrimRight(line, "\n"))
+	p.line(fmt.Sprintf("Data: (%d bytes)", len(b)))
+	p.indent += "\t"
+	shown := b[:min(len(b), dataShown)]
+	for at := 0; at < len(shown); at += dataWidth {
+		row := shown[at:min(at+dataWidth, len(shown))]
+		var digits, text strings.Builder
+		for i, c := range row {
+			if i > 0 && i%2 == 0 {
+				digits.WriteByte(' ')
+			}
+			fmt.Fprintf(&digits, "%02x", c)
+			if c < ' ' || c > '~' {
+				c = '.'
+			}
+			text.WriteByte(c)
 		}
-		if len(b) > most {
-			p.line(fmt.Sprintf("....  (extra %d bytes omitted)", len(b)-most))
-		}
-	})
+		p.line(fmt.Sprintf("%04x: %-39s  %s", at, digits.String(), text.String()))
+	}
+	if rest := len(b) - len(shown); rest > 0 {
+		p.line(fmt.Sprintf("....  (extra %d bytes omitted)", rest))
+	}
+	p.indent = p.indent[1:]
 }
 
 // quoted is s in quotes where that is needed to read it right; precise means also

@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 
 // Exit codes, by docs/cli.md.
 const (
+	codeFailure  = 1
 	codeUsage    = 2
 	codeNotFound = 3
 	codeImage    = 4
