@@ -144,7 +144,8 @@ func (p *printer) config(s *Stat) {
 	c := &img.Config
 	p.within("Image Config", func() {
 		escaped := ""
-		if c.ArgsEscaped { //nolint:staticcheck // deprecated, and still there
+		//lint:ignore SA1019 deprecated, and still there
+		if c.ArgsEscaped {
 			escaped = " (escaped)"
 		}
 		p.value("User", c.User)
