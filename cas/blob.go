@@ -135,7 +135,12 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, int64, error) {
 // Close ends the writer; what was not committed is gone.
 func (w *BlobWriter) Close() error { return w.t.discard() }
 
-// putJSON writes a document as a blob.
+// putDocument writes a document as a blob, with the end of line that umoci's have.
+func (l *Layout) putDocument(ctx context.Context, data []byte) (digest.Digest, int64, error) {
+	return l.putJSON(ctx, append(data, '\n'))
+}
+
+// putJSON writes a document as a blob, as it is.
 func (l *Layout) putJSON(ctx context.Context, data []byte) (d digest.Digest, size int64, err error) {
 	w, err := l.NewBlob(ctx)
 	if err != nil {

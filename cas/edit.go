@@ -6,12 +6,6 @@ import "encoding/json"
 // they are, byte for byte, and in their order.
 type Document struct{ o *object }
 
-// Has reports whether there is a field of that name.
-func (d Document) Has(key string) bool {
-	_, have := d.o.fields[key]
-	return have
-}
-
 // Exact refuses fields whose names are those given but for the case of letters:
 // encoding/json reads them as if they were. ErrMalformed.
 func (d Document) Exact(names ...string) error { return d.o.exact(names...) }
@@ -19,7 +13,7 @@ func (d Document) Exact(names ...string) error { return d.o.exact(names...) }
 // Get decodes a field into v, which stays as it is where there is none. ErrMalformed.
 func (d Document) Get(key string, v any) error { return d.o.get(key, v) }
 
-// Set replaces a field, or adds it at the end.
+// Set replaces a field, or adds it where image-spec's structures have it.
 func (d Document) Set(key string, v any) error { return d.o.set(key, v) }
 
 // Remove drops a field.

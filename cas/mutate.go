@@ -107,7 +107,7 @@ func (l *Layout) Commit(ctx context.Context, img *Image, c Change) (*Path, error
 	if err != nil {
 		return nil, err
 	}
-	d, size, err := l.putJSON(ctx, data)
+	d, size, err := l.putDocument(ctx, data)
 	if err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
@@ -117,7 +117,7 @@ func (l *Layout) Commit(ctx context.Context, img *Image, c Change) (*Path, error
 	if data, err = manifest.bytes(); err != nil {
 		return nil, err
 	}
-	if d, size, err = l.putJSON(ctx, data); err != nil {
+	if d, size, err = l.putDocument(ctx, data); err != nil {
 		return nil, fmt.Errorf("write manifest: %w", err)
 	}
 	return l.commitPath(ctx, img.Path, d, size)
@@ -201,7 +201,7 @@ func (l *Layout) commitPath(ctx context.Context, old *Path, d digest.Digest, siz
 		if err != nil {
 			return nil, err
 		}
-		if d, size, err = l.putJSON(ctx, data); err != nil {
+		if d, size, err = l.putDocument(ctx, data); err != nil {
 			return nil, fmt.Errorf("write index: %w", err)
 		}
 	}
@@ -269,7 +269,7 @@ func (l *Layout) Blank(ctx context.Context, platform ispec.Platform, created tim
 	if err != nil {
 		return nil, err
 	}
-	d, size, err := l.putJSON(ctx, data)
+	d, size, err := l.putDocument(ctx, data)
 	if err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
@@ -282,7 +282,7 @@ func (l *Layout) Blank(ctx context.Context, platform ispec.Platform, created tim
 	if data, err = marshal(manifest); err != nil {
 		return nil, err
 	}
-	if d, size, err = l.putJSON(ctx, data); err != nil {
+	if d, size, err = l.putDocument(ctx, data); err != nil {
 		return nil, fmt.Errorf("write manifest: %w", err)
 	}
 	return &Path{Walk: []ispec.Descriptor{{MediaType: ispec.MediaTypeImageManifest, Digest: d, Size: size}}}, nil

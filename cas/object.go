@@ -87,7 +87,7 @@ func (o *object) get(key string, v any) error {
 	return nil
 }
 
-// set replaces a field, or adds it at the end.
+// set replaces a field, or adds it; see place.
 func (o *object) set(key string, v any) error {
 	raw, err := marshal(v)
 	if err != nil {
@@ -99,9 +99,33 @@ func (o *object) set(key string, v any) error {
 
 func (o *object) setRaw(key string, raw json.RawMessage) {
 	if _, have := o.fields[key]; !have {
-		o.keys = append(o.keys, key)
+		o.keys = slices.Insert(o.keys, o.place(key), key)
 	}
 	o.fields[key] = raw
+}
+
+// fieldOrder is the order of fields in image-spec's structures, of all documents at
+// once: index, manifest, descriptor, config, and the config's config.
+var fieldOrder = []string{
+	"schemaVersion", "mediaType", "artifactType", "digest", "size", "urls",
+	"created", "author", "architecture", "os", "os.version", "os.features", "variant",
+	"User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal", "ArgsEscaped",
+	"config", "layers", "manifests", "subject", "annotations", "data", "platform", "rootfs", "history",
+}
+
+// place is where a new field goes: before the first that comes later in fieldOrder,
+// else to the end. So the document is the one that umoci would write, and has the same
+// digest, where it had nothing that umoci does not know.
+func (o *object) place(key string) int {
+	rank := slices.Index(fieldOrder, key)
+	if rank < 0 {
+		return len(o.keys)
+	}
+	at := slices.IndexFunc(o.keys, func(k string) bool { return slices.Index(fieldOrder, k) > rank })
+	if at < 0 {
+		return len(o.keys)
+	}
+	return at
 }
 
 // remove drops a field.
@@ -159,14 +183,12 @@ func (o *object) bytes() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// marshal is JSON without the escaping of <, > and &, which OCI documents do not
-// need, and which would change values that are only passed on.
+// marshal is JSON as umoci writes it, with <, > and & escaped: a document that both
+// could have written has one digest. What is only passed on does not come here.
 func marshal(v any) (json.RawMessage, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	data, err := json.Marshal(v)
+	if err != nil {
 		return nil, fmt.Errorf("encode JSON: %w", err)
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return data, nil
 }

@@ -21,7 +21,7 @@ type Record struct {
 	// Whiteout says that Path is gone; nothing but Path counts.
 	Whiteout bool
 	// Opaque says that all that lower layers have in directory Path is gone;
-	// nothing but Path counts. It comes after the directory's own record.
+	// nothing but Path counts. It stands beside the directory's own record.
 	Opaque bool
 	// Attr is the inode, in the image's ids. Of Mtime the seconds count.
 	Attr Attr
@@ -160,10 +160,15 @@ func (d *diffWriter) checkOrder(r *Record) error {
 	if c < 0 {
 		return nil
 	}
-	if c == 0 && r.Opaque && !d.prev.Opaque && !d.prev.Whiteout && d.prev.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
+	if c == 0 && r.Opaque != d.prev.Opaque && isDirRecord(r) && isDirRecord(d.prev) {
 		return nil
 	}
 	return fmt.Errorf("%w: comes after %q", ErrRecord, d.prev.Path)
+}
+
+// isDirRecord reports whether a record is about a directory that is there.
+func isDirRecord(r *Record) bool {
+	return r.Opaque || !r.Whiteout && r.Link == "" && r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // copyBuffer is how much of a body is held in memory, in bytes.

@@ -83,8 +83,8 @@ func TestALayerHoldsEachKindOfRecord(t *testing.T) {
 	stream, _ := writeRecords(t, DiffOptions{},
 		recDir("."), recDir("dev"), dev, blk, recOf("dev/zpipe", unix.S_IFIFO|0o600),
 		recDir("etc"), Record{Path: "etc/gone", Whiteout: true}, sym, first, second,
-		recDir("opt"), Record{Path: "opt", Opaque: true}, recReg("opt/empty", ""), caps,
-		Record{Path: "var", Whiteout: true})
+		recDir("opt"), Record{Path: "opt", Opaque: true}, recReg("opt/empty", ""),
+		Record{Path: "srv", Opaque: true}, recDir("srv"), caps, Record{Path: "var", Whiteout: true})
 
 	var got []string
 	for _, h := range headersOf(t, stream) {
@@ -108,13 +108,15 @@ func TestALayerHoldsEachKindOfRecord(t *testing.T) {
 		"5 opt/  755 0:0 0 0:0 1700000000000000000 USTAR",
 		"0 opt/.wh..wh..opq  0 0:0 0 0:0 0 USTAR",
 		"0 opt/empty  644 0:0 0 0:0 1700000000000000000 USTAR",
+		"0 srv/.wh..wh..opq  0 0:0 0 0:0 0 USTAR",
+		"5 srv/  755 0:0 0 0:0 1700000000000000000 USTAR",
 		"0 usr/ping  644 0:0 1 0:0 1700000000000000000 PAX",
 		"0 .wh.var  0 0:0 0 0:0 0 USTAR",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	x := headersOf(t, stream)[13].PAXRecords
+	x := headersOf(t, stream)[15].PAXRecords
 	if x[paxXattr+"security.capability"] != "\x01\x00=\n" || x[paxXattr+"user.a"] != "1" {
 		t.Errorf("extended attributes %q", x)
 	}
@@ -234,7 +236,8 @@ func TestARecordThatWouldLieIsRefused(t *testing.T) {
 		"two records of one path":            {[]Record{recReg("a", ""), recReg("a", "")}, ErrRecord},
 		"content before its directory":       {[]Record{recReg("a/b", ""), recDir("a")}, ErrRecord},
 		"a name between directory and child": {[]Record{recDir("a"), recReg("a-b", ""), recReg("a/b", "")}, ErrRecord},
-		"an opaque marker before its entry":  {[]Record{{Path: "a", Opaque: true}, recDir("a")}, ErrRecord},
+		"two opaque markers":                 {[]Record{{Path: "a", Opaque: true}, {Path: "a", Opaque: true}}, ErrRecord},
+		"an opaque marker before a file":     {[]Record{{Path: "a", Opaque: true}, recReg("a", "")}, ErrRecord},
 		"an opaque marker of a file":         {[]Record{recReg("a", ""), {Path: "a", Opaque: true}}, ErrRecord},
 		"a slash at the end":                 {[]Record{recDir("a/")}, ErrRecord},
 		"an absolute path":                   {[]Record{recDir("/a")}, ErrRecord},

@@ -160,16 +160,11 @@ func planInsert(ctx context.Context, t *dirTree, from, target string) ([]planned
 	return plan, nil
 }
 
-// withOpaque marks the directory of the first record.
+// withOpaque marks the directory of the first record, as umoci does: before all else.
 func withOpaque(records iter.Seq2[layer.Record, error], target string) iter.Seq2[layer.Record, error] {
 	return func(yield func(layer.Record, error) bool) {
-		for r, err := range records {
-			if !yield(r, err) {
-				return
-			}
-			if err == nil && r.Path == target && !yield(layer.Record{Path: target, Opaque: true}, nil) {
-				return
-			}
+		if yield(layer.Record{Path: target, Opaque: true}, nil) {
+			records(yield)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,7 @@ func (m *mounting) makeDir() (err error) {
 				err = errors.Join(err, m.restore(abs))
 			}
 		}()
+		awaitAbandoned(filepath.Join(abs, rootfsName))
 		for _, name := range []string{configName, rootfsName, umociName, upperName, workName} {
 			if name = filepath.Join(abs, name); fileExists(name) {
 				return fmt.Errorf("%s %w, and is not a umoci-mount bundle's", name, ErrExists)
@@ -58,6 +60,44 @@ func (m *mounting) makeDir() (err error) {
 	}
 	m.made = true
 	return nil
+}
+
+// How long the daemon of a bundle that was removed may take to take its mount away, and
+// then the mountpoint.
+const (
+	abandonedMount = 5 * time.Second
+	abandonedPoint = time.Second
+)
+
+// awaitAbandoned waits for the daemon of a bundle that was removed while it was mounted:
+// scripts do so, and make the next one of the same name at once.
+func awaitAbandoned(rootfs string) {
+	real, err := filepath.EvalSymlinks(rootfs)
+	if err != nil {
+		return
+	}
+	start := time.Now()
+	for mounted := start; ; time.Sleep(2 * time.Millisecond) {
+		now := time.Now()
+		switch mount, err := mountAt(real); {
+		case err != nil:
+			return
+		case mount != nil && now.Sub(start) < abandonedMount:
+			mounted = now
+		case mount != nil, !onlyEmpty(rootfs), now.Sub(mounted) >= abandonedPoint:
+			return
+		}
+	}
+}
+
+// onlyEmpty reports whether an empty directory is all that is in the one it is in.
+func onlyEmpty(dir string) bool {
+	within, err := os.ReadDir(dir)
+	if err != nil || len(within) > 0 {
+		return false
+	}
+	beside, err := os.ReadDir(filepath.Dir(dir))
+	return err == nil && len(beside) == 1
 }
 
 // checkHalfMade looks at a bundle without a state, as a killed first mount leaves

@@ -20,7 +20,8 @@ type RuntimeFileOptions struct {
 }
 
 // WriteRuntimeFile writes the config.json of an image to a file, in place of what was
-// in it. ErrUser where the image's user is not known.
+// in it. A user that is not in Rootfs is ErrUser; one that is not in the image, where
+// there is no Rootfs, becomes root with a warning, as with umoci.
 func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) (err error) {
 	im, err := OpenImage(ctx, opt.ImageOptions)
 	if err != nil {
@@ -51,6 +52,12 @@ func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) 
 		}
 	}
 	config, err := runtimeConfig(in)
+	if errors.Is(err, ErrUser) && opt.Rootfs == "" {
+		opt.Log.Warn("the image does not know its user: the process will be root's", "user", in.image.Config.User)
+		in.image.Config.User = ""
+		in.passwd = func(string) (io.ReadCloser, error) { return nil, nil }
+		config, err = runtimeConfig(in)
+	}
 	if err != nil {
 		return err
 	}

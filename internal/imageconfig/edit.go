@@ -2,6 +2,7 @@
 package imageconfig
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -60,11 +61,6 @@ func (e *Edit) Check() error {
 		}
 		if !slices.Contains(Clearable, name) {
 			return fmt.Errorf("%w: unknown key to --clear: %s (want one of %s)", ErrEdit, name, strings.Join(Clearable, ", "))
-		}
-	}
-	for flag, value := range map[string]*string{"platform.os": e.OS, "platform.arch": e.Architecture} {
-		if value != nil && *value == "" {
-			return fmt.Errorf("%w: --%s: no image is without", ErrEdit, flag)
 		}
 	}
 	for flag, list := range map[string][]string{"config.env": e.Env, "config.label": e.Labels, "manifest.annotation": e.Annotations} {
@@ -153,12 +149,12 @@ func (e *Edit) applyConfig(c cas.Document) error {
 	)
 }
 
-// setString sets a field; an empty value drops it.
+// setString sets a field; an empty value drops one that images may be without.
 func setString(d cas.Document, key string, value *string) error {
 	switch {
 	case value == nil:
 		return nil
-	case *value == "":
+	case *value == "" && key != "os" && key != "architecture":
 		d.Remove(key)
 		return nil
 	}
@@ -167,36 +163,40 @@ func setString(d cas.Document, key string, value *string) error {
 
 // setPairs sets keys of an object field whose values are strings.
 func setPairs(d cas.Document, key string, pairs []string) error {
-	if len(pairs) == 0 {
-		return nil
-	}
-	return d.Within(key, func(o cas.Document) error {
-		for _, s := range pairs {
-			name, value, _ := strings.Cut(s, "=")
-			if err := o.Set(name, value); err != nil {
-				return err
-			}
-		}
-		return nil
+	return setKeys(d, key, pairs, func(m map[string]json.RawMessage, pair string) error {
+		name, value, _ := strings.Cut(pair, "=")
+		raw, err := json.Marshal(value)
+		m[name] = raw
+		return err
 	})
 }
 
 // addKeys adds keys to an object field that is used as a set.
 func addKeys(d cas.Document, key string, names []string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	return d.Within(key, func(o cas.Document) error {
-		for _, name := range names {
-			if o.Has(name) {
-				continue
-			}
-			if err := o.Set(name, struct{}{}); err != nil {
-				return err
-			}
+	return setKeys(d, key, names, func(m map[string]json.RawMessage, name string) error {
+		if _, have := m[name]; !have {
+			m[name] = json.RawMessage("{}")
 		}
 		return nil
 	})
+}
+
+// setKeys changes an object field by one key after the other. Its keys are sorted
+// then, as encoding/json, and so umoci, writes maps.
+func setKeys(d cas.Document, key string, list []string, set func(m map[string]json.RawMessage, item string) error) error {
+	if len(list) == 0 {
+		return nil
+	}
+	m := map[string]json.RawMessage{}
+	if err := d.Get(key, &m); err != nil {
+		return err
+	}
+	for _, item := range list {
+		if err := set(m, item); err != nil {
+			return err
+		}
+	}
+	return d.Set(key, m)
 }
 
 // setEnv sets variables, each where one of its name is, else at the end.

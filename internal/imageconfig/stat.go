@@ -12,7 +12,8 @@ import (
 )
 
 // Stat is what an image says of itself. Its JSON is that of umoci stat --json. A
-// manifest of something else than an image has neither Config nor History.
+// manifest of something else than an image has no History, and Config where that is
+// image-spec's empty document.
 type Stat struct {
 	Manifest Blob           `json:"manifest"`
 	Config   *Blob          `json:"config,omitzero"`
@@ -44,13 +45,16 @@ func ReadStat(ctx context.Context, l *cas.Layout, path *cas.Path) (*Stat, error)
 		return nil, err
 	}
 	s := &Stat{Manifest: Blob{path.Descriptor(), raw}, manifest: manifest}
-	if !cas.IsImageConfig(manifest.Config.MediaType) {
+	if !cas.IsImageConfig(manifest.Config.MediaType) && manifest.Config.MediaType != ispec.MediaTypeEmptyJSON {
 		return s, nil
 	}
 	if raw, err = l.ReadBlob(ctx, manifest.Config); err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
 	s.Config = &Blob{manifest.Config, raw}
+	if !cas.IsImageConfig(manifest.Config.MediaType) {
+		return s, nil
+	}
 	if err := json.Unmarshal(raw, &s.image); err != nil {
 		return nil, fmt.Errorf("config %s: %w: %v", manifest.Config.Digest, cas.ErrMalformed, err)
 	}

@@ -22,11 +22,16 @@ func (s *Stat) WriteText(w io.Writer) error {
 	if s.Config != nil {
 		p.line("")
 		p.line("== CONFIG ==")
-		p.config(s)
+		if s.History != nil {
+			p.config(s)
+		}
+		p.descriptor(s.Config.Descriptor)
+	}
+	if s.History != nil {
 		p.line("")
 		p.line("== HISTORY ==")
 	}
-	if _, err := io.WriteString(w, p.out.String()); err != nil || s.Config == nil {
+	if _, err := io.WriteString(w, p.out.String()); err != nil || s.History == nil {
 		return err
 	}
 	return s.writeHistory(w)
@@ -162,7 +167,6 @@ func (p *printer) config(s *Stat) {
 		p.set("Volumes", c.Volumes)
 		p.pairs("Labels", c.Labels)
 	})
-	p.descriptor(s.Config.Descriptor)
 }
 
 func (p *printer) platform(f ispec.Platform) {

@@ -174,7 +174,9 @@ func TestRuntimeConfigsAreTheBundles(t *testing.T) {
 		$um unpack --image img:a b; $um umount b
 		sed 's,"path": "s","path": ".",' two.json | cmp - one.json
 		sed 's,"path": "rootfs","path": ".",' b/config.json | cmp - one.json
-		grep -q '"uid": 33' one.json; grep -q 'HOME=/srv' one.json`)
+		grep -q '"uid": 33' one.json; grep -q 'HOME=/srv' one.json
+		$um config --image img:a --config.user nobody-knows; if $um raw config --image img:a --rootfs s three.json; then exit 1; fi; ! test -e three.json
+		$um raw config --image img:a four.json 2>warning; grep -q nobody-knows warning; grep -q '"uid": 0' four.json; ! grep -q HOME four.json`)
 }
 
 func TestEpochMakesEverythingReproducible(t *testing.T) {
@@ -217,7 +219,6 @@ func TestWhatUmociRefusesIsRefusedInOneLine(t *testing.T) {
 		"config --image img:a --manifest.annotation x":               codeUsage,
 		"config --image img:a --created yesterday":                   codeUsage,
 		"config --image img:a --tag ''":                              codeUsage,
-		"config --image img:a --os ''":                               codeUsage,
 		"config --image img:a --created ''":                          codeUsage,
 		"config --image img:a --history.created ''":                  codeUsage,
 		"config --image img:a --no-history --history.comment ''":     codeUsage,

@@ -56,9 +56,9 @@ func TestAManifestOfSomethingElseThanAnImageIsShown(t *testing.T) {
 			annotations: {"org.opencontainers.image.ref.name": "art"}}]' img/index.json >new; mv new img/index.json; mv m img/blobs/sha256/$d
 		$um stat --json --image img:art | jq -c '[keys, .manifest.blob.artifactType]'; $um stat --image img:art`)
 	first, text, _ := strings.Cut(out, "\n")
-	expect(t, "JSON", `[["manifest"],"text/x"]`, first)
+	expect(t, "JSON", `[["config","manifest"],"text/x"]`, first)
 	want := "\t\tData: (2 bytes)\n\t\t\t0000: 7b7d                                     {}\n"
-	if !strings.Contains(text, "Artifact Type: text/x\n") || !strings.Contains(text, want) || strings.Contains(text, "CONFIG") {
+	if !strings.Contains(text, "Artifact Type: text/x\n") || !strings.Contains(text, want) || !strings.Contains(text, "== CONFIG ==\nDescriptor:\n") || strings.Contains(text, "HISTORY") {
 		t.Errorf("text:\n%s", text)
 	}
 }
