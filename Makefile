@@ -10,6 +10,8 @@ DESTDIR ?=
 UMOCI_SYMLINK ?=
 FUZZTIME ?= 30s
 CRASHROUNDS ?= 1000
+STRESSTIME ?= 10m
+SEED ?= 0
 PJDFSTEST ?=
 BENCHTIME ?= 1s
 IMAGES ?= $(or $(UMOCI_MOUNT_TESTDATA),/var/tmp/umoci-mount-images)
@@ -27,12 +29,13 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race images e2e test-posix crash demo install bench fuzz lint clean
+.PHONY: help build docs test test-race images e2e test-posix crash stress demo install bench fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), BENCHTIME (bench),"
+	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), STRESSTIME SEED (stress),"
+	@echo "             BENCHTIME (bench),"
 	@echo "             IMAGES (where e2e keeps its images), GOTESTFLAGS (test)"
 
 build: ## build bin/umoci-mount, statically
@@ -62,6 +65,9 @@ test-posix: ## each operation on each kind of object, as on a local disk; PJDFST
 
 crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
 	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS)
+
+stress: ## random operations for STRESSTIME, from SEED on (root)
+	$(GO) test -count=1 -v -timeout 0 ./tests/stress -stresstime $(STRESSTIME) -seed $(SEED)
 
 demo: ## show the loop: mount, run under runc, edit, diff, repack (root)
 	scripts/demo.sh

@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"tests/commands":       {"internal/imagetest"},
 	"tests/crosstools":     {"internal/imagetest"},
 	"tests/matrix":         {"internal/imagetest"},
+	"tests/stress":         {"internal/imagetest"},
 }
 
 // onlyIn are packages from elsewhere with the places that may import them, as
