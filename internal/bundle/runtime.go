@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -186,7 +187,7 @@ func applyVolumes(spec *rspec.Spec, volumes map[string]struct{}) {
 	}
 }
 
-// imageAnnotations are conversion.md's; the image's labels win.
+// imageAnnotations are conversion.md's, those that say something; the image's labels win.
 func imageAnnotations(img ispec.Image) map[string]string {
 	var ports []string
 	for p := range img.Config.ExposedPorts {
@@ -196,20 +197,16 @@ func imageAnnotations(img ispec.Image) map[string]string {
 	a := map[string]string{
 		"org.opencontainers.image.os":           img.OS,
 		"org.opencontainers.image.architecture": img.Architecture,
+		"org.opencontainers.image.variant":      img.Variant,
 		"org.opencontainers.image.author":       img.Author,
-		"org.opencontainers.image.created":      "",
 		"org.opencontainers.image.stopSignal":   img.Config.StopSignal,
 		"org.opencontainers.image.exposedPorts": strings.Join(ports, ","),
-	}
-	if img.Variant != "" {
-		a["org.opencontainers.image.variant"] = img.Variant
 	}
 	if img.Created != nil {
 		a["org.opencontainers.image.created"] = img.Created.Format(time.RFC3339Nano)
 	}
-	for k, v := range img.Config.Labels {
-		a[k] = v
-	}
+	maps.DeleteFunc(a, func(_, v string) bool { return v == "" })
+	maps.Copy(a, img.Config.Labels)
 	return a
 }
 

@@ -70,6 +70,9 @@ func TestTheProcessFollowsTheImage(t *testing.T) {
 	if spec.Mounts[n-2].Destination != "/v1" || spec.Mounts[n-1].Destination != "/v2" {
 		t.Errorf("mounts %+v", spec.Mounts)
 	}
+	if _, have := spec.Annotations["org.opencontainers.image.stopSignal"]; have {
+		t.Errorf("an annotation that says nothing: %v", spec.Annotations)
+	}
 	if a := spec.Annotations; a["org.opencontainers.image.author"] != "label" ||
 		a["org.opencontainers.image.exposedPorts"] != "443/tcp,80/tcp" ||
 		a["org.opencontainers.image.created"] != "2026-01-02T03:04:05.000000006Z" {
