@@ -28,6 +28,8 @@ type Caller struct {
 	UID   uint32
 	GID   uint32
 	Umask uint32 // not applied where the parent has a default ACL (acl(5))
+
+	ImageIDs bool // UID and GID are the image's, not those of the view
 }
 
 // SetattrMask says which fields of a SetAttr count.

@@ -68,7 +68,7 @@ func (fs *FS) newObject(dir *node, mode uint32, c Caller) (*object, error) {
 		return nil, err
 	}
 	o := &object{mode: mode}
-	if o.uid, err = fs.creatorUID(c.UID); err != nil {
+	if o.uid, err = fs.creatorUID(&c); err != nil {
 		return nil, err
 	}
 	if in.setgid {
@@ -76,7 +76,7 @@ func (fs *FS) newObject(dir *node, mode uint32, c Caller) (*object, error) {
 		if o.typ() == unix.S_IFDIR {
 			o.mode |= unix.S_ISGID
 		}
-	} else if o.gid, err = fs.creatorGID(c.GID); err != nil {
+	} else if o.gid, err = fs.creatorGID(&c); err != nil {
 		return nil, err
 	}
 	if o.typ() == unix.S_IFLNK {

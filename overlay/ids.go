@@ -98,19 +98,25 @@ func (fs *FS) imageGID(id uint32) (uint32, error) {
 }
 
 // creatorUID is the image's id of who creates something.
-func (fs *FS) creatorUID(id uint32) (uint32, error) {
-	if fs.rootUser != nil && id == fs.rootUser.UID {
+func (fs *FS) creatorUID(c *Caller) (uint32, error) {
+	switch {
+	case c.ImageIDs:
+		return c.UID, nil
+	case fs.rootUser != nil && c.UID == fs.rootUser.UID:
 		return 0, nil
 	}
-	return fs.imageUID(id)
+	return fs.imageUID(c.UID)
 }
 
 // creatorGID is the image's group of who creates something.
-func (fs *FS) creatorGID(id uint32) (uint32, error) {
-	if fs.rootUser != nil && id == fs.rootUser.GID {
+func (fs *FS) creatorGID(c *Caller) (uint32, error) {
+	switch {
+	case c.ImageIDs:
+		return c.GID, nil
+	case fs.rootUser != nil && c.GID == fs.rootUser.GID:
 		return 0, nil
 	}
-	return fs.imageGID(id)
+	return fs.imageGID(c.GID)
 }
 
 // imageIDs are the image's ids of a change of owner; -1 for one that stays.

@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"tests/crosstools":     {"internal/imagetest"},
 	"tests/matrix":         {"internal/imagetest"},
 	"tests/stress":         {"internal/imagetest"},
+	"tests/rootless":       {"internal/imagetest"},
 }
 
 // onlyIn are packages from elsewhere with the places that may import them, as

@@ -78,6 +78,8 @@ var exitCodes = []struct {
 	{unix.EROFS, exitSpace},
 	{fs.ErrPermission, exitPermission},
 	{fs.ErrNotExist, exitNotFound},
+	{overlay.ErrNotDir, exitNotFound},
+	{overlay.ErrReadOnly, exitSpace},
 	{unix.ENOTDIR, exitNotFound},
 }
 

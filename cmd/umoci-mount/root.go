@@ -116,6 +116,9 @@ without extracting it, and makes a new layer of what was changed.`,
 		newTreeCommand(&global),
 		newFsckCommand(&global),
 		newCacheCommand(&global),
+		newMknodCommand(&global),
+		newChownCommand(&global),
+		newSetxattrCommand(&global),
 		newRawCommand(&global),
 	)
 	if name == umociName {

@@ -10,12 +10,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/umoci-mount/umoci-mount/fusefs"
 )
 
 // The control socket speaks one JSON object a line. A freeze lasts until the
 // connection that asked for it ends, so that a client that dies thaws the mount.
 type controlRequest struct {
-	Op string `json:"op"` // "status", "freeze"
+	Op   string `json:"op"`             // "status", "freeze", "edit"
+	Edit *Edit  `json:"edit,omitempty"` // of "edit"
 }
 
 // DaemonStatus is what a daemon says of itself.
@@ -24,6 +27,8 @@ type DaemonStatus struct {
 	Started  time.Time         `json:"started"`
 	Requests map[string]uint64 `json:"requests,omitempty"` // FUSE requests by opcode
 	Error    string            `json:"error,omitempty"`
+	Errno    int               `json:"errno,omitempty"` // of an edit that failed
+	Kind     int               `json:"kind,omitempty"`  // of an edit that failed, see readyAnswer
 }
 
 // maxFreeze bounds how long a client can hold the writers of a mount.
@@ -45,6 +50,7 @@ type controlServer struct {
 	log      *slog.Logger
 	status   func() DaemonStatus
 	freeze   func() (thaw func())
+	edit     func(*Edit) error
 }
 
 func listenControl(bundle string, s *controlServer) error {
@@ -98,6 +104,11 @@ func (s *controlServer) answer(conn net.Conn) (err error) {
 			thaw := s.freeze()
 			defer thaw()
 			err = enc.Encode(s.status())
+		case "edit":
+			err = enc.Encode(s.edited(req.Edit))
+			if err == nil {
+				err = conn.SetDeadline(time.Now().Add(maxFreeze))
+			}
 		default:
 			err = enc.Encode(DaemonStatus{Error: fmt.Sprintf("unknown request %q", req.Op)})
 		}
@@ -105,6 +116,21 @@ func (s *controlServer) answer(conn net.Conn) (err error) {
 			return err
 		}
 	}
+}
+
+// edited makes a change, and says how that went.
+func (s *controlServer) edited(c *Edit) DaemonStatus {
+	if c == nil {
+		return DaemonStatus{Error: "no change in the request"}
+	}
+	if err := s.edit(c); err != nil {
+		st := DaemonStatus{Error: err.Error(), Errno: int(fusefs.Errno(err))}
+		if errors.Is(err, ErrUser) {
+			st.Errno, st.Kind = 0, newAnswer(err).Kind
+		}
+		return st
+	}
+	return DaemonStatus{}
 }
 
 // controlCall asks a mount's daemon. The connection stays open for the caller.

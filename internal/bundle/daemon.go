@@ -126,7 +126,7 @@ type readyAnswer struct {
 var daemonErrors = []error{
 	fusefs.ErrNoFuseDevice, fusefs.ErrNoFusermount, fusefs.ErrNotSetuid, fusefs.ErrAllowOther,
 	fusefs.ErrBusyMountpoint, fusefs.ErrDeadMount, fusefs.ErrNotDirectory, overlay.ErrUnsuitable,
-	ErrMounted, ErrNotBundle, cas.ErrNotLayout, cas.ErrBlobNotFound,
+	ErrMounted, ErrNotBundle, ErrUser, cas.ErrNotLayout, cas.ErrBlobNotFound,
 	layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,
 	unix.ENOSPC, unix.EDQUOT, unix.EROFS, fs.ErrPermission,
 }
@@ -243,6 +243,7 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	started := time.Now()
 	control := &controlServer{
 		log: s.log, freeze: s.fs.Freeze,
+		edit: (&editing{fs: s.fs, told: s.fuse}).apply,
 		status: func() DaemonStatus {
 			return DaemonStatus{PID: os.Getpid(), Started: started, Requests: s.fuse.Stats()}
 		},

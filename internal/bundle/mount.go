@@ -270,10 +270,8 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 	if err := m.makeRootfs(); err != nil {
 		return err
 	}
-	for name, mode := range map[string]os.FileMode{upperName: 0o755, workName: 0o700} {
-		if err := os.MkdirAll(m.dir.file(name), mode); err != nil {
-			return fmt.Errorf("create bundle: %w", err)
-		}
+	if err := m.dir.makeUpper(); err != nil {
+		return err
 	}
 	if m.opt.Mtree && !m.resume {
 		if err := m.writeMtree(ctx); err != nil {
@@ -281,6 +279,16 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 		}
 	}
 	return m.dir.writeState(m.state)
+}
+
+// makeUpper makes the directories for changes where there are none.
+func (d *dir) makeUpper() error {
+	for name, mode := range map[string]os.FileMode{upperName: 0o755, workName: 0o700} {
+		if err := os.MkdirAll(d.file(name), mode); err != nil {
+			return fmt.Errorf("create bundle: %w", err)
+		}
+	}
+	return nil
 }
 
 // clearChanges removes the record of an earlier mount, for --fresh.

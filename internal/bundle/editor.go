@@ -1,0 +1,148 @@
+package bundle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// Editor makes changes in a bundle's tree: through the mount's daemon where the
+// bundle is mounted, else in its upper directory.
+type Editor struct {
+	conn net.Conn // to the daemon; nil: not mounted
+	enc  *json.Encoder
+	dec  *json.Decoder
+
+	dir    *dir
+	layout *cas.Layout
+	unpin  func() error
+	cache  *openCache
+	lower  *layer.Image
+	fs     *overlay.FS
+}
+
+// editLimit is how long a daemon may take for one change.
+const editLimit = 5 * time.Minute
+
+// OpenEditor opens a bundle to be changed. ErrNotBundle, ErrInUse.
+func OpenEditor(ctx context.Context, bundle string, log *slog.Logger) (*Editor, error) {
+	c := &Editor{}
+	if err := c.open(ctx, bundle, log); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Editor) open(ctx context.Context, bundle string, log *slog.Logger) (err error) {
+	d, err := openDir(bundle)
+	if err != nil {
+		return err
+	}
+	c.dir = d
+	served, err := isServed(d.path)
+	if err != nil {
+		return err
+	}
+	if served {
+		// The daemon keeps changes apart; other commands may go on.
+		c.dir = nil
+		if err := d.close(); err != nil {
+			return err
+		}
+		return c.dial(d.path)
+	}
+	state, err := readState(d.path)
+	if err != nil {
+		return err
+	}
+	if state.Options.ReadOnly {
+		return fmt.Errorf("%s was mounted with --read-only: %w", d.path, overlay.ErrReadOnly)
+	}
+	if c.layout, err = cas.Open(state.Layout); err != nil {
+		return err
+	}
+	if c.unpin, err = c.layout.Pin(); err != nil {
+		return err
+	}
+	if c.cache, err = newCache(state.Options.CacheDir, log); err != nil {
+		return err
+	}
+	if c.lower, err = c.cache.Open(ctx, sources(ctx, c.layout, state.Layers), indexOptions(&state.Options, nil)); err != nil {
+		return err
+	}
+	if err := d.makeUpper(); err != nil { // after umount --discard there is none
+		return err
+	}
+	c.fs, err = openOverlay(d.path, c.lower, &state.Options, false, log)
+	return err
+}
+
+func (c *Editor) dial(bundle string) error {
+	_, conn, err := controlCall(bundle, "status")
+	if err != nil {
+		return err
+	}
+	c.conn, c.enc, c.dec = conn, json.NewEncoder(conn), json.NewDecoder(conn)
+	return nil
+}
+
+// Apply makes one change. An error has the errno that a program would have got.
+// It is for one goroutine at a time.
+func (c *Editor) Apply(ch Edit) error {
+	if c.conn == nil {
+		return (&editing{fs: c.fs}).apply(&ch)
+	}
+	if err := c.conn.SetDeadline(time.Now().Add(editLimit)); err != nil {
+		return fmt.Errorf("ask the mount daemon: %w", err)
+	}
+	var st DaemonStatus
+	err := c.enc.Encode(controlRequest{Op: "edit", Edit: &ch})
+	if err == nil {
+		err = c.dec.Decode(&st)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("ask the mount daemon: %w", err)
+	case st.Errno != 0:
+		return &daemonError{text: st.Error, kind: syscall.Errno(st.Errno)}
+	case st.Error != "":
+		return readyAnswer{Error: st.Error, Kind: st.Kind}.err()
+	}
+	return nil
+}
+
+// Close releases all of it.
+func (c *Editor) Close() error {
+	var errs []error
+	if c.conn != nil {
+		errs = append(errs, c.conn.Close())
+	}
+	if c.fs != nil {
+		errs = append(errs, c.fs.Close())
+	}
+	if c.lower != nil {
+		errs = append(errs, c.lower.Close())
+	}
+	if c.cache != nil {
+		errs = append(errs, c.cache.close())
+	}
+	if c.unpin != nil {
+		errs = append(errs, c.unpin())
+	}
+	if c.layout != nil {
+		errs = append(errs, c.layout.Close())
+	}
+	if c.dir != nil {
+		errs = append(errs, c.dir.close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,121 @@
+package rootless
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+const capability = "0100000200200000000000000000000000000000"
+
+// edits are what the kernel refuses a plain user, of every kind.
+const edits = `
+	$um mknod b /dev/null c 1 3
+	$um mknod --mode 0660 --owner 0:6 b dev/sda b 8 0
+	$um mknod --mode 0600 --owner mail b dev/pipe p
+	$um chown b mail:adm /etc/passwd
+	$um chown b mail: etc/group
+	$um chown b :42 usr/bin/su
+	$um chown -R b 33:33 var/spool
+	$um chown --no-dereference b 5:5 /etc/link
+	$um setxattr b security.capability 0x` + capability + ` /etc/passwd
+	$um setxattr b trusted.note hello etc/../etc/shadow
+`
+
+const edited = `6 600 8:0 dev/pipe
+3 666 0:0 dev/null 1,3
+4 660 0:6 dev/sda 8,0
+0 644 8:12 etc/group
+2 777 5:5 etc/link
+0 644 8:4 etc/passwd security.capability=` + capability + `
+0 640 0:42 etc/shadow trusted.note=68656c6c6f
+0 755 0:42 usr/bin/su
+5 700 33:33 var/spool
+0 600 33:33 var/spool/job
+`
+
+func TestEditsThatTheKernelRefusesAPlainUserAreInTheLayer(t *testing.T) {
+	for name, script := range map[string]string{
+		"mounted":             `$um mount --image img:base b` + edits + `$um repack --image img:new b; $um umount b`,
+		"mounted, real ids":   `$um mount --ids real --image img:base b` + edits + `$um repack --image img:new b; $um umount b`,
+		"not mounted":         `$um mount --image img:base b; $um umount b` + edits + `$um repack --image img:new b`,
+		"after a discard":     `$um mount --image img:base b; $um umount --discard b` + edits + `$um repack --image img:new b`,
+		"mounted again after": `$um mount --image img:base b; $um umount b` + edits + `$um mount b; $um repack --image img:new b; $um umount b`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := plain(t)
+			u.must(script)
+			got := strings.Split(u.newLayer("new", ".", "dev", "etc", "usr/bin"), "\n")
+			want := strings.Split(edited, "\n")
+			expect(t, "the layer", sorted(want), sorted(got))
+		})
+	}
+}
+
+func TestRootsEditsAreTheSame(t *testing.T) {
+	u := newUser(t, 0, "env")
+	u.must(`$um mount --image img:base b` + edits + `$um repack --image img:new b; $um umount b`)
+	got := strings.Split(u.newLayer("new", ".", "dev", "etc", "usr/bin"), "\n")
+	expect(t, "the layer", sorted(strings.Split(edited, "\n")), sorted(got))
+}
+
+// The kernel keeps names, attributes and listings of the mount for ever.
+func TestEditsAreSeenInTheMountAtOnce(t *testing.T) {
+	u := plain(t)
+	out := u.must(`$um mount --ids real --image img:base b
+		cd b/rootfs; ls dev; ls dev/null 2>/dev/null || echo none; stat -c %u etc/passwd; cd ../..
+		$um mknod b dev/null c 1 3; $um chown b mail etc/passwd; $um setxattr b user.x y etc/passwd
+		cd b/rootfs; ls dev; stat -c '%F %t,%T' dev/null; stat -c %u etc/passwd; getfattr --only-values -n user.x etc/passwd; cd ../..
+		$um setxattr --remove b user.x etc/passwd
+		getfattr -n user.x b/rootfs/etc/passwd 2>/dev/null || echo " removed"
+		$um umount b`)
+	expect(t, "what is seen", "none\n0\nnull\ncharacter special file 1,3\n8\ny removed\n", out)
+}
+
+func TestEditsThatCannotBeMade(t *testing.T) {
+	u := plain(t)
+	u.must(`$um mount --image img:base b; $um umount b; $um mount --image img:base m`)
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"mknod B etc/passwd c 1 3", codeFailure, "exists"},
+		{"mknod B no/such/dir c 1 3", codeNotFound, "mknod /no/such/dir"},
+		{"mknod B dev/x c 1", codeUsage, "MAJOR and MINOR"},
+		{"mknod B dev/x q 1 1", codeUsage, "want b, c, u or p"},
+		{"mknod B dev/x c 4096 1", codeUsage, "4096"},
+		{"mknod B dev/x c 0 0", 8, "mknod /dev/x"},
+		{"mknod --mode 9 B dev/x c 1 1", codeUsage, "octal"},
+		{"mknod --owner nobody B dev/x c 1 1", codeImage, `"nobody"`},
+		{"chown B nobody etc/passwd", codeImage, `"nobody"`},
+		{"chown B : etc/passwd", codeFailure, "names nobody"},
+		{"chown B 0 no/such", codeNotFound, "chown /no/such"},
+		{"chown B 0", codeUsage, "PATH"},
+		{"chown B 0 etc/passwd/x", codeNotFound, "not a directory"},
+		{"setxattr B security.x 0xzz etc/passwd", codeUsage, "0xzz"},
+		{"setxattr B system.x y etc/passwd", codeUsage, "system.x"},
+		{"setxattr --remove B trusted.x etc/passwd", codeFailure, "no such extended attribute"},
+		{"chown no-bundle 0 etc/passwd", codeNotFound, "no-bundle"},
+	} {
+		for _, bundle := range []string{"b", "m"} {
+			out, code := u.sh("$um " + strings.Replace(c.args, " B ", " "+bundle+" ", 1))
+			if code != c.code || !strings.Contains(out, c.says) || strings.Count(out, "\n") != 1 {
+				t.Errorf("%s (bundle %s): exit %d (want %d), want %q in\n%s", c.args, bundle, code, c.code, c.says, out)
+			}
+		}
+	}
+	out := u.must(`$um diff b; $um diff m; $um umount m`)
+	expect(t, "changes by what was refused", "", out)
+}
+
+func sorted(lines []string) string {
+	var out []string
+	for _, l := range lines {
+		if l != "" {
+			out = append(out, l)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
