@@ -66,7 +66,7 @@ test-posix: ## each operation on each kind of object, as on a local disk; PJDFST
 crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
 	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS)
 
-stress: ## random operations for STRESSTIME, from SEED on (root)
+stress: ## random operations for STRESSTIME, from SEED on: alone, against a local disk and overlayfs, from 8 processes (root)
 	$(GO) test -count=1 -v -timeout 0 ./tests/stress -stresstime $(STRESSTIME) -seed $(SEED)
 
 demo: ## show the loop: mount, run under runc, edit, diff, repack (root)

@@ -34,34 +34,33 @@ func (fs *FS) openUpperLocked(n *node, flags int) (int, error) {
 // becomes size bytes long unless size is noTruncate. A crash on the way leaves
 // the file as it was: until the mark goes, the lower's data counts.
 // Preconditions: n has an upper object; neither treeMu nor a node.mu is held.
-// done is false where there was nothing to move, and the length is as it was.
-func (fs *FS) fillData(n *node, size int64) (done bool, err error) {
+func (fs *FS) fillData(n *node, size int64) error {
 	if !n.metacopy.Load() {
-		return false, nil
+		return nil
 	}
 	n.dataMu.Lock()
 	defer n.dataMu.Unlock()
 	if !n.metacopy.Load() {
-		return false, nil
+		return nil
 	}
 	fs.treeMu.RLock()
 	fd, err := fs.openUpper(n, unix.O_RDWR)
 	fs.treeMu.RUnlock()
 	if err != nil {
-		return false, err
+		return err
 	}
 	if err := fs.fillOpen(n, fd, size); err != nil {
 		_ = unix.Close(fd)
-		return false, err
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.metacopy.Store(false)
 	if n.opens > 0 && n.file.Load() == nil {
 		n.file.Store(&openFile{fd: fd, writable: true})
-		return true, nil
+		return nil
 	}
-	return true, unix.Close(fd)
+	return unix.Close(fd)
 }
 
 // fillOpen is fillData on an open upper file.
@@ -218,9 +217,11 @@ func pwrite(fd int, b []byte, off int64) (n int, err error) {
 	return max(n, 0), pathError("write", at{}, err)
 }
 
-// truncate sets a regular file's length. Preconditions as for fillData.
+// truncate sets a regular file's length. The host's truncate comes last, also where
+// moving the data has set the length: it changes the times and drops capabilities.
+// Preconditions as for fillData.
 func (fs *FS) truncate(n *node, size int64) error {
-	if done, err := fs.fillData(n, size); done || err != nil {
+	if err := fs.fillData(n, size); err != nil {
 		return err
 	}
 	if f := n.holdFile(); f != nil {

@@ -81,7 +81,7 @@ func (fs *FS) openHandle(n *node, flags uint32, write bool) (*Handle, error) {
 			return nil, err
 		}
 	case write:
-		if _, err := fs.fillData(n, noTruncate); err != nil {
+		if err := fs.fillData(n, noTruncate); err != nil {
 			return nil, err
 		}
 	}

@@ -13,6 +13,24 @@ const (
 	xattrListMax = 64 << 10
 )
 
+// checkXattrName refuses the names that no local disk takes, in the words of
+// xattr_resolve_name (fs/xattr.c): ErrInvalid for a namespace alone, ErrUnsupported for
+// a name in none.
+func checkXattrName(name string) error {
+	for _, namespace := range [...]string{"user.", "trusted.", "security."} {
+		if rest, ok := strings.CutPrefix(name, namespace); ok {
+			if rest == "" {
+				return ErrInvalid
+			}
+			return nil
+		}
+	}
+	if name == "system.posix_acl_access" || name == "system.posix_acl_default" {
+		return nil
+	}
+	return ErrUnsupported
+}
+
 // upperNode is the node of an inode that has an upper object; nil: lower alone.
 // Preconditions: treeMu is held.
 func (fs *FS) upperNode(ino Ino) (*node, error) {
@@ -50,6 +68,9 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 				return fill(buf, value)
 			}
 		}
+		if err := checkXattrName(name); err != nil {
+			return 0, err
+		}
 		return 0, ErrNoXattr
 	}
 	n.mu.Lock()
@@ -60,6 +81,11 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 	}
 	defer fs.put(p)
 	got, err := fs.upper.getxattrInto(p.at, fs.upper.storedXattr(name), buf)
+	if err != nil {
+		if err := checkXattrName(name); err != nil {
+			return 0, err
+		}
+	}
 	switch {
 	case errors.Is(err, unix.ENODATA):
 		return 0, ErrNoXattr
@@ -146,6 +172,9 @@ func (fs *FS) xattrNames(ino Ino) ([]string, error) {
 func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgid bool) error {
 	if len(value) > xattrSizeMax {
 		return pathError("setxattr", at{}, unix.E2BIG)
+	}
+	if err := checkXattrName(name); err != nil {
+		return err
 	}
 	if fs.presents(name) {
 		return fs.setRootlessOwner(ino, value, flags)

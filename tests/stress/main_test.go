@@ -1,6 +1,7 @@
 // Package stress does long seeded sequences of random operations in mounted images:
-// on one file against a model of its bytes,
-// and from many processes at once while the daemon's resources are watched.
+// on one file against a model of its bytes, by processes in step with a local disk and
+// kernel overlayfs, and from many processes at once while the daemon's resources are
+// watched.
 package stress
 
 import (
@@ -16,13 +17,16 @@ import (
 var (
 	env *imagetest.Env
 	// total is shared out among the tests: see share.
-	total = flag.Duration("stresstime", 25*time.Second, "how long the tests of the package take together")
+	total = flag.Duration("stresstime", 60*time.Second, "how long the tests of the package take together")
 	seed  = flag.Uint64("seed", 0, "of the first sequence; 0: of the time")
 )
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == workerArg { // one of our own children
 		os.Exit(loadWorker(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == partyArg {
+		os.Exit(party(os.Args[2:]))
 	}
 	flag.Parse()
 	if *seed == 0 {
@@ -31,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 3**total+10*time.Minute))
 }
 
-// share is the part of the total time that is n of 25 seconds.
-func share(n int) time.Duration { return *total * time.Duration(n) / 25 }
+// share is the part of the total time that is n of 60 seconds.
+func share(n int) time.Duration { return *total * time.Duration(n) / 60 }
 
 func source(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)) }
