@@ -6,11 +6,34 @@ import (
 	"github.com/umoci-mount/umoci-mount/layer"
 )
 
-// GetAttr describes an inode.
+// GetAttr describes an inode. ErrStale for the root of an upper that was removed: the
+// kernel then looks at the path again (retry_estale), where OnRemoval's f has bared the
+// mountpoint.
 func (fs *FS) GetAttr(ino Ino) (Attr, error) {
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
-	return fs.getAttr(ino)
+	a, err := fs.getAttr(ino)
+	if err == nil || !fs.upperGone() {
+		return a, err
+	}
+	if fs.leaveRoot(ino) {
+		return a, ErrStale
+	}
+	// Whoever removes all has to know only of what kind it is.
+	if n, _ := fs.table.get(ino); n != nil {
+		return fs.shown(Attr{Ino: ino, Mode: n.typ | 0o700, Nlink: 1, Blksize: 4096}), nil
+	}
+	return a, err
+}
+
+// leaveRoot calls OnRemoval's f where it is the root that is asked for. Preconditions:
+// the upper is gone.
+func (fs *FS) leaveRoot(ino Ino) bool {
+	if ino != fs.root.ino || fs.removed == nil {
+		return false
+	}
+	fs.removed()
+	return true
 }
 
 // getAttr is GetAttr. Preconditions: treeMu is held.

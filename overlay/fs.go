@@ -43,6 +43,7 @@ type FS struct {
 	ids      IDMap
 	squash   *Owner
 	rootUser *Owner
+	removed  func() // see OnRemoval
 	root     *node
 	dirFDs   dirFDs
 	table    table
@@ -53,6 +54,11 @@ type FS struct {
 	movedMu    sync.Mutex
 	movedFound bool // protected by movedMu: directories moved by an earlier mount are in the table
 }
+
+// OnRemoval has f called when the root is asked for after the upper directory was
+// removed: by whoever removes all of the bundle, and is at its mountpoint now. It must
+// come before the first request.
+func (fs *FS) OnRemoval(f func()) { fs.removed = f }
 
 // New joins a lower tree and an upper directory, of which it takes ownership;
 // with no upper the view is read-only. What an earlier crash left behind is

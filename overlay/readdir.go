@@ -47,7 +47,8 @@ type DirHandle struct {
 	merged []DirEntry // the listing by cookie, where the directory has an upper; Ino and Mode are protected by mu
 }
 
-// OpenDir lists a directory.
+// OpenDir lists a directory. Once the upper directory was removed, all are empty: who
+// removes the bundle has nothing to remove here.
 func (fs *FS) OpenDir(ino Ino) (*DirHandle, error) {
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
@@ -56,6 +57,10 @@ func (fs *FS) OpenDir(ino Ino) (*DirHandle, error) {
 		return nil, err
 	}
 	d := &DirHandle{fs: fs, ino: ino, parent: fs.parentOf(ref)}
+	if fs.upperGone() {
+		fs.leaveRoot(ino)
+		return d, nil
+	}
 	switch {
 	case ref.n != nil && ref.n.removed.Load():
 	case !ref.hasUpper():

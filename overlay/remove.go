@@ -74,8 +74,26 @@ func (fs *FS) lowerHas(d dirRef, name string) (bool, error) {
 	return err == nil, err
 }
 
+// allowIfGone has a removal succeed when the upper directory itself was removed: the
+// whole bundle is being removed, and nothing can be recorded any more.
+func (fs *FS) allowIfGone(err *error) {
+	if *err != nil && fs.upperGone() {
+		*err = nil
+	}
+}
+
+// upperGone reports whether the upper directory was removed from outside.
+func (fs *FS) upperGone() bool {
+	if fs.upper == nil {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstat(fs.upper.root, &st) == nil && st.Nlink == 0
+}
+
 // Unlink removes a name that is no directory's.
-func (fs *FS) Unlink(dir Ino, name string) error {
+func (fs *FS) Unlink(dir Ino, name string) (err error) {
+	defer fs.allowIfGone(&err)
 	if err := fs.change(); err != nil {
 		return err
 	}
@@ -174,7 +192,8 @@ func (fs *FS) unlinkLower(r *removal) (*node, error) {
 }
 
 // Rmdir removes an empty directory.
-func (fs *FS) Rmdir(dir Ino, name string) error {
+func (fs *FS) Rmdir(dir Ino, name string) (err error) {
+	defer fs.allowIfGone(&err)
 	if err := fs.change(); err != nil {
 		return err
 	}

@@ -275,7 +275,7 @@ func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
 	defer signal.Stop(signals)
-	watch, err := watchRemoval(s.held)
+	watch, err := watchRemoval(s.bundle, s.held)
 	if err != nil {
 		return errors.Join(err, s.detach(done))
 	}
@@ -293,10 +293,14 @@ func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 	return s.detach(done)
 }
 
-// abandon ends the mount of a bundle that is being removed, and removes what could
-// not be: a mountpoint is busy for whoever removes.
+// removeLater is how long whoever removes a bundle has for its mountpoint.
+const removeLater = 500 * time.Millisecond
+
+// abandon ends the mount of a bundle that is being removed, and removes the mountpoint
+// where that could not be: who came to it before anything else was gone found it busy.
 func (s *server) abandon(done <-chan struct{}) error {
 	err := s.detach(done)
+	time.Sleep(removeLater)
 	if rerr := unix.Rmdir(s.point); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
 		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: s.point, Err: rerr})
 	}
@@ -306,6 +310,17 @@ func (s *server) abandon(done <-chan struct{}) error {
 // detach takes the mount away from every path, and waits a while for the programs
 // that still use it. Those that go on after that see ENOTCONN.
 func (s *server) detach(done <-chan struct{}) error {
+	err := s.unmount()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		s.log.Warn("programs still use the mount")
+	}
+	return err
+}
+
+// unmount takes the mount away from every path. That it is gone already is no error.
+func (s *server) unmount() error {
 	var err error
 	if os.Geteuid() == 0 {
 		err = unix.Unmount(s.point, unix.MNT_DETACH)
@@ -313,12 +328,7 @@ func (s *server) detach(done <-chan struct{}) error {
 		err = fusermountUnmount(s.point, true)
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		err = nil // unmounted meanwhile
-	}
-	select {
-	case <-done:
-	case <-time.After(5 * time.Second):
-		s.log.Warn("programs still use the mount")
+		return nil
 	}
 	return err
 }
@@ -348,8 +358,16 @@ func (s *server) open(ctx context.Context) (err error) {
 	if s.lower, err = s.cache.Open(ctx, sources(ctx, s.layout, s.state.Layers), indexOptions(o, nil)); err != nil {
 		return err
 	}
-	s.fs, err = openOverlay(s.bundle, s.lower, o, false, s.log)
-	return err
+	if s.fs, err = openOverlay(s.bundle, s.lower, o, false, s.log); err != nil {
+		return err
+	}
+	s.fs.OnRemoval(func() {
+		// Whoever removes the bundle finds an empty directory then, which can be removed.
+		if err := s.unmount(); err != nil {
+			s.log.Warn("detach from a bundle that is being removed", "error", err)
+		}
+	})
+	return nil
 }
 
 // holdImage says in the layout what the mount needs, in place of the pin, which would

@@ -1,44 +1,68 @@
 package bundle
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
-// removal tells when a file that is held open is unlinked: the bundle of a live
-// mount was removed, as scripts do that are written for extracted bundles.
+// removal tells when the bundle of a live mount is being removed, as scripts do that
+// are written for extracted bundles.
 type removal struct {
 	events *os.File
+	parts  []*os.File    // of the bundle: with one of them unlinked it is none any more
 	gone   chan struct{} // closed then
 	done   chan struct{} // closed when nobody watches any more
 }
 
-// watchRemoval watches an open file. An unlink changes its link count, which is
-// IN_ATTRIB (inotify(7)).
-func watchRemoval(f *os.File) (*removal, error) {
+// watchRemoval watches a bundle's directories, from which names go, and the file that
+// its daemon holds. The sooner it is known the better: the mountpoint is busy for who
+// removes, until it is detached.
+func watchRemoval(bundle string, held *os.File) (*removal, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch bundle: %w", err)
 	}
 	r := &removal{events: os.NewFile(uintptr(fd), "inotify"), gone: make(chan struct{}), done: make(chan struct{})}
-	path := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_ATTRIB); err != nil {
-		_ = r.events.Close()
-		return nil, fmt.Errorf("watch bundle: %w", err)
+	if err := r.watch(fd, bundle, held); err != nil {
+		return nil, errors.Join(err, r.events.Close(), r.closeParts())
 	}
-	go r.run(f)
+	go r.run(held)
 	return r, nil
 }
 
-func (r *removal) run(f *os.File) {
+func (r *removal) watch(fd int, bundle string, held *os.File) error {
+	// Unlinking an open file changes its link count, which is IN_ATTRIB (inotify(7)).
+	for path, mask := range map[string]uint32{
+		fmt.Sprintf("/proc/self/fd/%d", held.Fd()): unix.IN_ATTRIB,
+		bundle: unix.IN_DELETE,
+	} {
+		if _, err := unix.InotifyAddWatch(fd, path, mask); err != nil {
+			return fmt.Errorf("watch bundle: %w", err)
+		}
+	}
+	for _, name := range []string{upperName, workName} {
+		f, err := os.Open(filepath.Join(bundle, name))
+		if err != nil {
+			return fmt.Errorf("watch bundle: %w", err)
+		}
+		r.parts = append(r.parts, f)
+	}
+	return nil
+}
+
+func (r *removal) run(held *os.File) {
 	defer close(r.done)
 	buf := make([]byte, 4096)
 	for {
-		if unlinked(f) {
-			close(r.gone)
-			return
+		for _, f := range append([]*os.File{held}, r.parts...) {
+			if unlinked(f) {
+				close(r.gone)
+				return
+			}
 		}
 		if _, err := r.events.Read(buf); err != nil {
 			return // closed
@@ -51,9 +75,17 @@ func unlinked(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0
 }
 
+func (r *removal) closeParts() error {
+	var errs []error
+	for _, f := range r.parts {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // stop ends the watch.
 func (r *removal) stop() error {
 	err := r.events.Close()
 	<-r.done
-	return err
+	return errors.Join(err, r.closeParts())
 }

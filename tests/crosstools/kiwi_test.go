@@ -40,8 +40,8 @@ os.remove(imported + '/etc/gone')
 build(imported, 'second', Defaults.get_imported_root_image(imported))
 `
 
-// Kiwi removes its bundles without unmounting them: mounted, its clean-up meets a busy
-// directory and leaves them. UMOCI_MOUNT_EXTRACT=1 is for such tools.
+// Kiwi removes its bundles without unmounting them. UMOCI_MOUNT_EXTRACT=1 is for such
+// tools: mounted, the clean-up may meet a busy directory and leave it.
 func TestKiwiMakesAndImportsContainersThroughOurs(t *testing.T) {
 	imagetest.NeedTools(t, "kiwi", "rsync", "skopeo", "jq")
 	for name, vars := range map[string][]string{"mounted": nil, "extracted": {"UMOCI_MOUNT_EXTRACT=1"}} {
@@ -75,7 +75,7 @@ func TestKiwiMakesAndImportsContainersThroughOurs(t *testing.T) {
 				t.Errorf("left behind: %v\n%s", left, r.Stderr)
 			}
 			for _, bundle := range left {
-				env.Must(t, "umount", bundle)
+				env.Run(t, "umount", bundle) // if it is mounted still
 			}
 		})
 	}

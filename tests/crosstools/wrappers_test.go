@@ -114,7 +114,7 @@ func TestKiwisContainerExportAndImportRunUnchanged(t *testing.T) {
 
 	w.sh("mkdir derived; skopeo copy -q oci-archive:$PWD/new.oci.tar:latest oci:$PWD/derived/oci_layout:base_layer; rm tree/etc/two; echo three >tree/etc/three")
 	build("bundle2", "v2", "derived")
-	w.expect("what the derived container adds", "umoci diff --image derived/oci_layout:v2 new/oci_layout:latest", "D /etc/three\nA /etc/two\n")
+	w.expect("what the derived container adds", "umoci diff --image derived/oci_layout:v2 new/oci_layout:latest | grep -v '^C /etc$'", "D /etc/three\nA /etc/two\n")
 	w.expect("the derived container", "umoci cat --image derived/oci_layout:v2 /etc/three; umoci stat --json --image derived/oci_layout:v2 | jq '.manifest.blob.layers | length'", "three\n2\n")
 	w.sh("for b in bundle1 bundle2; do umoci umount $b; rm -rf $b; done")
 }
