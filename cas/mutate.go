@@ -131,6 +131,20 @@ func (n NewLayer) descriptor() ispec.Descriptor {
 	return d
 }
 
+// PlainSize is the size of a layer's uncompressed stream, in bytes, as its descriptor
+// says: the stored one where it says nothing. ErrMalformed.
+func PlainSize(d ispec.Descriptor) (int64, error) {
+	s, ok := d.Annotations[uncompressedSizeAnnotation]
+	if !ok {
+		return d.Size, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("layer %s: %s is %q: %w", d.Digest, uncompressedSizeAnnotation, s, ErrMalformed)
+	}
+	return n, nil
+}
+
 // changedConfig is the config with diff_ids and history added.
 func (img *Image) changedConfig(c Change) (*object, error) {
 	config := img.config.clone()

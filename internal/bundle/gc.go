@@ -15,6 +15,11 @@ import (
 	"github.com/umoci-mount/umoci-mount/cas"
 )
 
+// BuildCacheName is the file of a layout in which builds remember the results of steps.
+// It holds their manifests: removed, it lets gc take them. It does not begin with
+// ".umoci-": stock umoci's gc removes what does.
+const BuildCacheName = ".build-umoci-mount.json"
+
 // GCOptions of GC.
 type GCOptions struct {
 	Layout string
@@ -43,6 +48,12 @@ func GC(ctx context.Context, opt GCOptions) (res cas.GCResult, err error) {
 // what a repack compares with. None: the bundle is gone, or was made from another
 // layout since. One that cannot be looked into needs what it said it would.
 func bundleNeeds(l *cas.Layout, h cas.Hold) []ispec.Descriptor {
+	if filepath.Base(h.Owner) == BuildCacheName {
+		if gone(h.Owner) {
+			return nil
+		}
+		return h.Manifests
+	}
 	meta, err := readUmoci(h.Owner)
 	if err != nil {
 		if gone(filepath.Join(h.Owner, umociName)) {

@@ -18,6 +18,7 @@ type ImageOptions struct {
 	Layout   string // path of an image layout
 	Tag      string
 	Platform *ispec.Platform // see cas.ResolveOptions
+	From     *cas.Path       // the image itself, in place of a tag's; may be nil
 
 	CacheDir     string // "" chooses: see CacheDir
 	KeepDirlinks bool
@@ -61,8 +62,10 @@ func (im *Image) open(ctx context.Context, opt ImageOptions) (err error) {
 	if im.unpin, err = im.layout.Pin(); err != nil {
 		return err
 	}
-	if im.Path, err = im.layout.Resolve(ctx, opt.Tag, cas.ResolveOptions{Platform: opt.Platform}); err != nil {
-		return err
+	if im.Path = opt.From; im.Path == nil {
+		if im.Path, err = im.layout.Resolve(ctx, opt.Tag, cas.ResolveOptions{Platform: opt.Platform}); err != nil {
+			return err
+		}
 	}
 	if im.Manifest, err = im.layout.Image(ctx, im.Path); err != nil {
 		return fmt.Errorf("%s:%s: %w", opt.Layout, opt.Tag, err)

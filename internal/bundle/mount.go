@@ -23,6 +23,7 @@ type MountOptions struct {
 	Layout   string // path of the image layout; "" resumes what the bundle was made from
 	Tag      string
 	Platform *ispec.Platform
+	From     *cas.Path // the image itself, for a first mount; nil: Tag's
 
 	Fresh      bool // throw away the changes of an earlier mount
 	Mtree      bool // write the full mtree manifest too
@@ -186,8 +187,10 @@ func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag 
 
 // newState resolves the image and describes its layers.
 func (m *mounting) newState(ctx context.Context, layoutPath, tag string) (err error) {
-	if m.path, err = m.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform}); err != nil {
-		return err
+	if m.path = m.opt.From; m.path == nil {
+		if m.path, err = m.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform}); err != nil {
+			return err
+		}
 	}
 	if m.image, err = m.layout.Image(ctx, m.path); err != nil {
 		return fmt.Errorf("%s:%s: %w", layoutPath, tag, err)

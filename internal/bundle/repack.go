@@ -25,6 +25,7 @@ type RepackOptions struct {
 	Bundle string
 	Layout string // path of the image layout, which has the bundle's base image
 	Tag    string // what the new image is called there; an old one of that name loses it
+	NoTag  bool   // tag nothing: the result's path leads to the image, for as long as there is a Pin
 
 	History       imageconfig.History
 	MaskPaths     []string // left out, with all below
@@ -46,6 +47,7 @@ type RepackOptions struct {
 // RepackResult says what was made.
 type RepackResult struct {
 	Image   ispec.Descriptor // of the manifest
+	Path    *cas.Path        // to it
 	Layer   *cas.NewLayer    // nil: nothing had changed
 	Entries int              // in the layer
 }
@@ -55,8 +57,10 @@ type RepackResult struct {
 // for, only an entry in the history. Until the tag is set nothing refers to what is
 // written, so a failure or crash leaves the old tag and the bundle as they were.
 func Repack(ctx context.Context, opt RepackOptions) (*RepackResult, error) {
-	if err := cas.CheckTag(opt.Tag); err != nil {
-		return nil, err
+	if !opt.NoTag {
+		if err := cas.CheckTag(opt.Tag); err != nil {
+			return nil, err
+		}
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -216,10 +220,12 @@ func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackRe
 			return nil, fmt.Errorf("write image: %w", err)
 		}
 	}
-	if err := w.layout.Tag(ctx, w.opt.Tag, w.path); err != nil {
-		return nil, fmt.Errorf("tag image: %w", err)
+	if !w.opt.NoTag {
+		if err := w.layout.Tag(ctx, w.opt.Tag, w.path); err != nil {
+			return nil, fmt.Errorf("tag image: %w", err)
+		}
 	}
-	res.Image = w.path.Descriptor()
+	res.Image, res.Path = w.path.Descriptor(), w.path
 	return res, nil
 }
 

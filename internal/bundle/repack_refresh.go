@@ -31,7 +31,10 @@ func (v *View) refresh(ctx context.Context, path *cas.Path, tag string) error {
 			return err
 		}
 	}
-	v.meta.From.Walk = taggedWalk(path.Walk, tag)
+	v.meta.From.Walk = path.Walk
+	if tag != "" {
+		v.meta.From.Walk = taggedWalk(path.Walk, tag)
+	}
 	if err := writeUmoci(v.Dir, v.meta); err != nil {
 		return err
 	}
