@@ -17,7 +17,9 @@ const module = "github.com/umoci-mount/umoci-mount/"
 // all: cmd → internal/bundle → fusefs → overlay → layer → internal/sys, cas beside
 // them.
 var mayImport = map[string][]string{
-	"cmd/umoci-mount":      {"internal/bundle", "internal/imageconfig", "fusefs", "overlay", "layer", "cas"},
+	"cmd/umoci-mount":      {"internal/build", "docs", "internal/bundle", "internal/imageconfig", "fusefs", "overlay", "layer", "cas"},
+	"internal/build":       {"internal/bundle", "internal/imageconfig", "cas", "docs"},
+	"docs":                 {},
 	"internal/bundle":      {"fusefs", "overlay", "layer", "cas", "internal/extract", "internal/imageconfig", "internal/sys"},
 	"internal/extract":     {"layer", "internal/sys"},
 	"internal/imageconfig": {"cas"},
@@ -37,6 +39,7 @@ var mayImport = map[string][]string{
 	"tests/matrix":         {"internal/imagetest"},
 	"tests/stress":         {"internal/imagetest"},
 	"tests/rootless":       {"internal/imagetest"},
+	"tests/build":          {"internal/imagetest"},
 }
 
 // onlyIn are packages from elsewhere with the places that may import them, as
@@ -45,11 +48,12 @@ var onlyIn = map[string][]string{
 	"github.com/hanwen/go-fuse/":       {"fusefs"},
 	"github.com/spf13/cobra":           {"cmd/umoci-mount"},
 	"github.com/vbatts/go-mtree":       {"internal/bundle/verify.go", "internal/bundle/verify_full.go", "internal/bundle/validate.go"},
-	"github.com/klauspost/":            {"layer", "internal/imagetest"},
+	"github.com/klauspost/":            {"layer", "internal/imagetest", "internal/build"},
 	"github.com/moby/sys/user":         {"internal/bundle"},
 	"unsafe":                           {"internal/sys", "layer/tree.go", "layer/inflate/symbols.go"},
-	"os/exec":                          {"internal/bundle", "fusefs", "internal/imagetest", "tests"},
-	"net/http":                         {"tests/crosstools"},
+	"os/exec":                          {"internal/bundle", "internal/build", "fusefs", "internal/imagetest", "tests"},
+	"net/http":                         {"tests/crosstools", "internal/build/fetch.go"},
+	"go.yaml.in/yaml/":                 {"internal/build"},
 	"github.com/sirupsen/logrus":       {},
 	"github.com/rogpeppe/go-internal/": {"tests"},
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/internal/build"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
@@ -28,6 +29,8 @@ const (
 	exitPermission = 8  // not permitted
 	exitSpace      = 9  // no space, quota or read-only file system
 	exitInterrupt  = 10 // interrupted by a signal
+	exitSpec       = 11 // a build's spec is wrong
+	exitStep       = 12 // a build's step failed
 )
 
 // usageError is an error of the command line itself.
@@ -41,6 +44,8 @@ var exitCodes = []struct {
 	code int
 }{
 	{context.Canceled, exitInterrupt},
+	{build.ErrSpec, exitSpec},
+	{build.ErrRuntime, exitMeans},
 	{cas.ErrBadTag, exitUsage},
 	{fusefs.ErrNoFuseDevice, exitMeans},
 	{fusefs.ErrNoFusermount, exitMeans},
@@ -87,6 +92,9 @@ func exitCode(err error) int {
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
+	}
+	if isStepError(err) {
+		return exitStep
 	}
 	var corrupt *layer.CorruptError
 	if errors.As(err, &corrupt) {

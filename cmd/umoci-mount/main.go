@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/build"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 )
 
@@ -27,6 +28,11 @@ func run(args []string) int {
 			return exitFailure
 		}
 		return exitOK
+	}
+	if len(args) == 2 && args[1] == build.ChrootCommand {
+		err := build.RunChroot()
+		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(args[0]), err)
+		return exitFailure
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()

@@ -1,0 +1,107 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
+	"github.com/umoci-mount/umoci-mount/internal/imageconfig"
+)
+
+// session is the mount that a target's steps work on, one after the other.
+type session struct {
+	dir     string // the bundle
+	layout  string
+	cache   string
+	log     *slog.Logger
+	mounted bool
+	at      *cas.Path // the image with all that is in the mount
+}
+
+// unmountLimit is how long the end of a mount may take.
+const unmountLimit = time.Minute
+
+func (b *builder) newSession(target string) *session {
+	dir := filepath.Join(b.work.path, targetsName, strings.ReplaceAll(target, "/", "_"))
+	return &session{dir: dir, layout: b.layout.Path(), cache: b.opt.CacheDir, log: b.opt.Log}
+}
+
+// rootfs is the mountpoint.
+func (s *session) rootfs() string { return filepath.Join(s.dir, "rootfs") }
+
+// spanCache is the memory of a mount for decoded content, in bytes.
+const spanCache = 32 << 20
+
+// open mounts an image, unless it is what is mounted.
+func (s *session) open(ctx context.Context, from *cas.Path) error {
+	if s.mounted {
+		if s.at.Descriptor().Digest == from.Descriptor().Digest {
+			return nil
+		}
+		if err := s.close(ctx); err != nil {
+			return err
+		}
+	}
+	_, err := bundle.Mount(ctx, bundle.MountOptions{
+		Bundle: s.dir, Layout: s.layout, From: from, Rootless: os.Geteuid() != 0, Log: s.log,
+		State: bundle.StateOptions{CacheDir: s.cache, SpanCache: spanCache, Volatile: true},
+	})
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	s.mounted, s.at = true, from
+	return nil
+}
+
+// commit makes a layer of what changed since the last one.
+func (s *session) commit(ctx context.Context, compress string, h imageconfig.History) (*cas.Path, error) {
+	res, err := bundle.Repack(ctx, bundle.RepackOptions{
+		Bundle: s.dir, Layout: s.layout, NoTag: true, NoMaskVolumes: true, RefreshBundle: true,
+		History: h, Epoch: h.Epoch, Compress: compress, Log: s.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("repack: %w", err)
+	}
+	s.at = res.Path
+	return res.Path, nil
+}
+
+// close unmounts, also where ctx has ended, and removes the bundle. What was not
+// committed is gone.
+func (s *session) close(ctx context.Context) error {
+	if !s.mounted {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmountLimit)
+	defer cancel()
+	if err := endBundle(ctx, s.dir); err != nil {
+		return err
+	}
+	s.mounted = false
+	left, err := mountsBelow(s.dir)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%s is still mounted", left[0])
+	}
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(s.dir)
+}
+
+// hookMounts are what hooks have mounted in the root file system.
+func (s *session) hookMounts() ([]string, error) {
+	if !s.mounted {
+		return nil, nil
+	}
+	list, err := mountsBelow(s.rootfs())
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return list[:len(list)-1], nil // the outermost is the mount itself
+}
