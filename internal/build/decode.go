@@ -6,13 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/mattn/go-shellwords"
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 )
@@ -70,17 +68,18 @@ func parse(file, dir string, data []byte, vars map[string]string) (*Spec, error)
 	return spec, nil
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: line (\d+): (.*)$`)
-
 // yamlError gives the parser's error its place.
 func yamlError(file string, err error) error {
-	text := err.Error()
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		if line, nerr := strconv.Atoi(m[1]); nerr == nil {
-			return bad(Pos{file, line, 1}, "not YAML: %s", m[2])
-		}
+	pos := Pos{File: file}
+	var load *yaml.LoadError
+	if !errors.As(err, &load) {
+		return bad(pos, "not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 	}
-	return bad(Pos{File: file}, "not YAML: %s", strings.TrimPrefix(text, "yaml: "))
+	pos.Line, pos.Col = load.Mark.Line, load.Mark.Column
+	if load.ContextMsg == "" {
+		return bad(pos, "not YAML: %s", load.Message)
+	}
+	return bad(pos, "not YAML: %s, %s from line %d", load.Message, load.ContextMsg, load.ContextMark.Line)
 }
 
 // decoder turns nodes into a spec.
@@ -246,9 +245,13 @@ func (d *decoder) target(n *yaml.Node, t *Target) error {
 
 // nearKey names a key that was perhaps meant.
 func nearKey(key string) string {
-	best, far := "", 3
+	best, far := "", 6
 	for name := range targetKeys {
-		if n := editDistance(key, name); n < far || n == far && name < best {
+		n := 2 * editDistance(key, name)
+		if key != "" && key[0] == name[0] {
+			n-- // typing errors are seldom in the first letter
+		}
+		if n < far || n == far && name < best {
 			best, far = name, n
 		}
 	}

@@ -3,7 +3,7 @@ package build
 import (
 	"strconv"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 // copies reads "SOURCE DEST", a mapping, or a list of these.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -130,11 +131,14 @@ func packageKind(name string) (string, error) {
 // checkTar reads the first entry of an archive.
 func checkTar(name string) (err error) {
 	in, err := openArchive(context.Background(), name)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	defer func() { _ = in.Close() }() // ends a decompressor amid its work
-	if _, err := tar.NewReader(in).Next(); err != nil {
+	if err == nil {
+		defer func() { _ = in.Close() }() // ends a decompressor amid its work
+		_, err = tar.NewReader(in).Next()
+	}
+	if err != nil {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("it is empty")
 		}
@@ -160,7 +164,7 @@ func openArchive(ctx context.Context, name string) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(f, 1<<20)
 	head, err := in.Peek(13)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(&fs.PathError{Op: "read", Path: name, Err: err}, f.Close())
 	}
 	a := &archive{file: f}
 	has := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
