@@ -1,0 +1,71 @@
+package build
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+)
+
+// plainSpec does what needs privileges elsewhere: owners, devices, attributes.
+const plainSpec = `root: {expand: [root.tar.gz, odd.tar]}
+files:
+  base: root
+  copy:
+    - { source: data, dest: /data, owner: "33:34" }
+    - { from: root, source: /owned, dest: /again }
+    - data/x /bin/x
+commands:
+  base: files
+  layers: step
+  run:
+    - echo one >/one; chmod 4755 /one; mkdir /made; ln -s x /made/l; ln /one /made/two
+    - rm -r /data; mv /made /moved; echo 2 >>/etc/passwd; test "$(id -u)" = 0
+  entrypoint: /bin/cat
+  user: daemon
+`
+
+func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "setpriv", "fusermount3", "setfattr", "runc", "unshare")
+	files := map[string]string{"root.tar.gz": busyboxTar(t), "data/x": "x\n", "data/sub/y": "y\n", "spec.yaml": plainSpec}
+	w := newWorld(t, files)
+	w.sh(`mkdir odd; cd odd; echo o >owned; chown 12:34 owned; chmod 640 owned; mknod node c 7 7; mkdir closed; chmod 0 closed
+		setfattr -n user.note -v n owned; chown 1:1 closed; cd ..; tar --numeric-owner --xattrs -cf odd.tar -C odd owned node closed
+		rm -r odd; chmod -R a+rX .`)
+	u := &world{t: t, dir: filepath.Join(t.TempDir(), "user")}
+	env.MustCommand(t, "cp", "-a", w.dir, u.dir)
+	for dir := u.dir; len(dir) > len("/var/tmp"); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := filepath.WalkDir(u.dir, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, 65534, 65534))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.env = []string{"SOURCE_DATE_EPOCH=1700000000"}
+	w.must("build", "spec.yaml")
+	// A machine with both kinds of cgroups mounted is none for crun's plain users.
+	out := env.MustCommand(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$0"
+		umount /sys/fs/cgroup/unified 2>/dev/null || true
+		export HOME=$PWD XDG_RUNTIME_DIR=$PWD UMOCI_MOUNT_CACHE=$PWD/cache SOURCE_DATE_EPOCH=1700000000
+		exec setpriv --reuid=65534 --regid=65534 --clear-groups "$1" build spec.yaml`, u.dir, env.Bin)
+	contains(t, "the output", out, "commands: tagged")
+	for _, tag := range []string{"root", "files", "commands"} {
+		_, rm, _ := imagetest.Manifest(t, w.path("oci"), tag)
+		_, um, _ := imagetest.Manifest(t, u.path("oci"), tag)
+		r, _ := json.MarshalIndent(rm, "", " ")
+		p, _ := json.MarshalIndent(um, "", " ")
+		expect(t, tag+" of the plain user", string(r), string(p))
+		if string(r) != string(p) {
+			t.Log(strings.TrimSpace(env.MustCommand(t, env.Bin, "diff", "--image", w.path("oci")+":"+tag, u.path("oci")+":"+tag)))
+		}
+	}
+}
