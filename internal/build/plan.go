@@ -2,6 +2,7 @@ package build
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,7 +126,8 @@ func hostPath(dir, name string) string {
 }
 
 // scriptFile is the host's file that run names, "" for shell text. One word is a file
-// where there is one; a word that begins with "./" or "../" can be nothing else.
+// where there is one, but not the host's programs, which the image has too; a word that
+// begins with "./" or "../" can be nothing else.
 func scriptFile(dir string, t Text) (string, error) {
 	word := strings.TrimSpace(t.Value)
 	if strings.ContainsAny(word, " \t\n;&|<>()$`\"'\\*?=") {
@@ -135,6 +137,9 @@ func scriptFile(dir string, t Text) (string, error) {
 	info, err := os.Stat(name)
 	switch {
 	case err == nil && info.Mode().IsRegular():
+		if filepath.IsAbs(word) && isProgram(name) {
+			return "", nil
+		}
 		return name, nil
 	case !strings.HasPrefix(word, "./") && !strings.HasPrefix(word, "../"):
 		return "", nil
@@ -142,6 +147,18 @@ func scriptFile(dir string, t Text) (string, error) {
 		return "", at(t.Pos, fmt.Errorf("run: %w", err))
 	}
 	return "", bad(t.Pos, "run: %s is no file", name)
+}
+
+// isProgram reports whether a file is an executable of machine code (elf(5)).
+func isProgram(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close() //nolint:errcheck // it was read only
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "\x7fELF"
 }
 
 // plan is the targets to build, each after what it needs.
