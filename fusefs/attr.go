@@ -115,8 +115,3 @@ func setAttrOf(in *fuse.SetAttrIn) overlay.SetAttr {
 	}
 	return set
 }
-
-// callerOf is who asks for an object to be created.
-func callerOf(h *fuse.InHeader, umask uint32) overlay.Caller {
-	return overlay.Caller{UID: h.Uid, GID: h.Gid, Umask: umask}
-}

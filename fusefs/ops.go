@@ -27,6 +27,8 @@ type ops struct {
 	io    ioModes
 	stats stats
 
+	actors actors
+
 	// nameChanges counts requests that change a listing (ops_dir.go).
 	nameChanges atomic.Uint64
 	listings    listings

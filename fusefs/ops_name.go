@@ -19,19 +19,19 @@ func (o *ops) entry(op opcode, dir uint64, a *overlay.Attr, err error, out *fuse
 
 func (o *ops) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	o.stats.count(opMkdir)
-	a, err := o.fs.Mkdir(overlay.Ino(in.NodeId), name, in.Mode, callerOf(&in.InHeader, in.Umask))
+	a, err := o.fs.Mkdir(overlay.Ino(in.NodeId), name, in.Mode, o.callerOf(&in.InHeader, in.Umask))
 	return o.entry(opMkdir, in.NodeId, &a, err, out)
 }
 
 func (o *ops) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	o.stats.count(opMknod)
-	a, err := o.fs.Mknod(overlay.Ino(in.NodeId), name, in.Mode, uint64(in.Rdev), callerOf(&in.InHeader, in.Umask))
+	a, err := o.fs.Mknod(overlay.Ino(in.NodeId), name, in.Mode, uint64(in.Rdev), o.callerOf(&in.InHeader, in.Umask))
 	return o.entry(opMknod, in.NodeId, &a, err, out)
 }
 
 func (o *ops) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	o.stats.count(opSymlink)
-	a, err := o.fs.Symlink(overlay.Ino(in.NodeId), name, target, callerOf(in, 0))
+	a, err := o.fs.Symlink(overlay.Ino(in.NodeId), name, target, o.callerOf(in, 0))
 	return o.entry(opSymlink, in.NodeId, &a, err, out)
 }
 
@@ -66,7 +66,7 @@ func (o *ops) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 // Create makes a file and opens it.
 func (o *ops) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	o.stats.count(opCreate)
-	h, a, err := o.fs.Create(overlay.Ino(in.NodeId), name, in.Flags, in.Mode, callerOf(&in.InHeader, in.Umask))
+	h, a, err := o.fs.Create(overlay.Ino(in.NodeId), name, in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
 	o.nameChanges.Add(1)
 	return o.created(opCreate, in, h, &a, err, out)
 }
@@ -74,7 +74,7 @@ func (o *ops) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 // Tmpfile makes and opens a file that no directory has a name for (O_TMPFILE).
 func (o *ops) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	o.stats.count(opTmpfile)
-	h, a, err := o.fs.Tmpfile(overlay.Ino(in.NodeId), in.Flags, in.Mode, callerOf(&in.InHeader, in.Umask))
+	h, a, err := o.fs.Tmpfile(overlay.Ino(in.NodeId), in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
 	return o.created(opTmpfile, in, h, &a, err, out)
 }
 

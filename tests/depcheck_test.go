@@ -17,9 +17,11 @@ const module = "github.com/umoci-mount/umoci-mount/"
 // all: cmd → internal/bundle → fusefs → overlay → layer → internal/sys, cas beside
 // them.
 var mayImport = map[string][]string{
-	"cmd/umoci-mount":      {"internal/build", "docs", "internal/bundle", "internal/imageconfig", "fusefs", "overlay", "layer", "cas"},
+	"cmd/umoci-mount":      {"internal/build", "internal/userns", "docs", "internal/bundle", "internal/imageconfig", "fusefs", "overlay", "layer", "cas"},
 	"internal/build":       {"internal/bundle", "internal/imageconfig", "cas", "docs"},
 	"docs":                 {},
+	"internal/userns":      {"internal/bundle", "internal/notify", "internal/sys"},
+	"internal/notify":      {"internal/sys"},
 	"internal/bundle":      {"fusefs", "overlay", "layer", "cas", "internal/extract", "internal/imageconfig", "internal/sys"},
 	"internal/extract":     {"layer", "internal/sys"},
 	"internal/imageconfig": {"cas"},
@@ -49,9 +51,9 @@ var onlyIn = map[string][]string{
 	"github.com/spf13/cobra":           {"cmd/umoci-mount"},
 	"github.com/vbatts/go-mtree":       {"internal/bundle/verify.go", "internal/bundle/verify_full.go", "internal/bundle/validate.go"},
 	"github.com/klauspost/":            {"layer", "internal/imagetest", "internal/build"},
-	"github.com/moby/sys/user":         {"internal/bundle"},
+	"github.com/moby/sys/user":         {"internal/bundle", "internal/userns"},
 	"unsafe":                           {"internal/sys", "layer/tree.go", "layer/inflate/symbols.go"},
-	"os/exec":                          {"internal/bundle", "internal/build", "fusefs", "internal/imagetest", "tests"},
+	"os/exec":                          {"internal/bundle", "internal/userns", "internal/build", "fusefs", "internal/imagetest", "tests"},
 	"net/http":                         {"tests/crosstools", "internal/build/fetch.go"},
 	"go.yaml.in/yaml/":                 {"internal/build"},
 	"github.com/sirupsen/logrus":       {},

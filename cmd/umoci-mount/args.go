@@ -8,8 +8,8 @@ import (
 )
 
 // longFlags gives flags with a name a second dash where they have one: umoci takes
-// "-image" for "--image". What is the value of another flag, and what follows "--",
-// is left as it is.
+// "-image" for "--image". What is the value of another flag, what follows "--", and what
+// is a program's is left as it is.
 func longFlags(root *cobra.Command, args []string) []string {
 	cmd, _, err := root.Find(args)
 	if err != nil {
@@ -22,10 +22,14 @@ func longFlags(root *cobra.Command, args []string) []string {
 		}
 		return cmd.InheritedFlags().Lookup(name)
 	}
+	words := 0 // that are no flags
 	out := make([]string, 0, len(args))
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
-		if arg == "--" {
+		if !strings.HasPrefix(arg, "-") {
+			words++
+		}
+		if arg == "--" || words > 1 && cmd.Annotations[programAnnotation] != "" {
 			return append(out, args[i:]...)
 		}
 		var flag *pflag.Flag

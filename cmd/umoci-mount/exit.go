@@ -12,6 +12,7 @@ import (
 	"github.com/umoci-mount/umoci-mount/fusefs"
 	"github.com/umoci-mount/umoci-mount/internal/build"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
+	"github.com/umoci-mount/umoci-mount/internal/userns"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -52,6 +53,8 @@ var exitCodes = []struct {
 	{fusefs.ErrNotSetuid, exitMeans},
 	{fusefs.ErrAllowOther, exitMeans},
 	{overlay.ErrUnsuitable, exitMeans},
+	{userns.ErrNoRange, exitMeans},
+	{userns.ErrNamespace, exitMeans},
 	{bundle.ErrBusy, exitBusy},
 	{bundle.ErrInUse, exitBusy},
 	{cas.ErrBusy, exitBusy},
@@ -95,6 +98,10 @@ func exitCode(err error) int {
 	}
 	if isStepError(err) {
 		return exitStep
+	}
+	var ended programEnd
+	if errors.As(err, &ended) && ended.code != 0 {
+		return ended.code
 	}
 	var corrupt *layer.CorruptError
 	if errors.As(err, &corrupt) {

@@ -34,7 +34,7 @@ func (o *mountOptions) runExtract(cmd *cobra.Command, dir string) error {
 func (o *mountOptions) extractTo(ctx context.Context, dest string,
 	do func(context.Context, bundle.ExtractOptions) (*bundle.ExtractResult, error),
 ) error {
-	opt := bundle.ExtractOptions{Dest: dest, Rootless: o.rootless || os.Geteuid() != 0}
+	opt := bundle.ExtractOptions{Dest: dest, Rootless: o.rootless || bundle.PlainUser()}
 	var err error
 	if opt.Image, err = imageOptions(o.global, o.image, o.platform, o.cacheDir); err != nil {
 		return err

@@ -20,6 +20,7 @@ const (
 // groups say which group a command is in; others are listed first.
 var groups = map[string]string{
 	"mount": groupMount, "unpack": groupMount, "umount": groupMount, "status": groupMount, "diff": groupMount,
+	"exec": groupMount, "shell": groupMount,
 	"mknod": groupMount, "chown": groupMount, "setxattr": groupMount,
 	"repack": groupImage, "new": groupImage, "tag": groupImage, "remove": groupImage, "stat": groupImage,
 	"config": groupImage, "insert": groupImage, "cat": groupImage, "tree": groupImage,

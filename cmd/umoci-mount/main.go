@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/umoci-mount/umoci-mount/internal/build"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
+	"github.com/umoci-mount/umoci-mount/internal/userns"
 )
 
 func main() {
@@ -23,8 +25,8 @@ func main() {
 }
 
 func run(args []string) int {
-	if len(args) == 3 && args[1] == bundle.DaemonCommand {
-		if err := bundle.RunDaemon(context.Background(), args[2]); err != nil {
+	if len(args) >= 3 && args[1] == bundle.DaemonCommand {
+		if err := bundle.RunDaemon(context.Background(), args[2], args[3:]...); err != nil {
 			return exitFailure
 		}
 		return exitOK
@@ -34,6 +36,9 @@ func run(args []string) int {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(args[0]), err)
 		return exitFailure
 	}
+	if code, ok := userns.Main(args); ok {
+		return code
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	cmd := newRootCommand(filepath.Base(args[0]))
@@ -42,6 +47,10 @@ func run(args []string) int {
 	pprof.StopCPUProfile()
 	if err == nil {
 		return exitOK
+	}
+	var ended programEnd
+	if errors.As(err, &ended) && ended.err == nil {
+		return ended.code
 	}
 	code := exitCode(err)
 	fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), explain(err, code))

@@ -115,7 +115,7 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 	}
 	opt := bundle.MountOptions{
 		Bundle: dir, Fresh: o.fresh, Mtree: o.mtree, Foreground: o.foreground, Log: log,
-		Rootless: o.rootless || os.Geteuid() != 0,
+		Rootless: o.rootless || bundle.PlainUser(),
 		State: bundle.StateOptions{
 			KeepDirlinks: o.keepDirlinks, ReadOnly: o.readOnly, AllowOther: o.allowOther,
 			NoPassthrough: o.noPassthrough, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,

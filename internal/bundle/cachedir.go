@@ -12,7 +12,7 @@ import (
 const cacheEnv = "UMOCI_MOUNT_CACHE"
 
 // CacheDir chooses the cache directory: the option, $UMOCI_MOUNT_CACHE,
-// /var/cache/umoci-mount for root, $XDG_CACHE_HOME/umoci-mount or
+// /var/cache/umoci-mount for root (not a user namespace's), $XDG_CACHE_HOME/umoci-mount or
 // ~/.cache/umoci-mount.
 func CacheDir(option string) (string, error) {
 	for _, dir := range []string{option, os.Getenv(cacheEnv)} {
@@ -20,7 +20,7 @@ func CacheDir(option string) (string, error) {
 			return filepath.Abs(dir)
 		}
 	}
-	if os.Geteuid() == 0 {
+	if OwnsIDs() {
 		return "/var/cache/umoci-mount", nil
 	}
 	dir, err := os.UserCacheDir()

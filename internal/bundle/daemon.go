@@ -36,9 +36,16 @@ const readyFD = 3
 // maxLog is the size in bytes above which a new daemon starts its log anew.
 const maxLog = 4 << 20
 
+// lifelineFD is a pipe that nobody writes to, where argv[3] says that there is one
+// (lifelineArg): the daemon ends when the other end is closed.
+const (
+	lifelineFD  = 4
+	lifelineArg = "lifeline"
+)
+
 // startDaemon starts the process that serves the bundle's mount, and returns when
-// the tree is live.
-func startDaemon(ctx context.Context, bundle string) (err error) {
+// the tree is live. lifeline may be nil.
+func startDaemon(ctx context.Context, bundle string, lifeline *os.File) (err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDaemon, err)
@@ -62,6 +69,10 @@ func startDaemon(ctx context.Context, bundle string) (err error) {
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
+	if lifeline != nil {
+		cmd.Args = append(cmd.Args, lifelineArg)
+		cmd.ExtraFiles = append(cmd.ExtraFiles, lifeline)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = startConfined(cmd)
 	if cerr := w.Close(); err == nil {
@@ -128,7 +139,7 @@ var daemonErrors = []error{
 	fusefs.ErrBusyMountpoint, fusefs.ErrDeadMount, fusefs.ErrNotDirectory, overlay.ErrUnsuitable,
 	ErrMounted, ErrNotBundle, ErrUser, cas.ErrNotLayout, cas.ErrBlobNotFound,
 	layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,
-	unix.ENOSPC, unix.EDQUOT, unix.EROFS, fs.ErrPermission,
+	unix.ENOSPC, unix.EDQUOT, unix.EROFS, fs.ErrPermission, fs.ErrNotExist,
 }
 
 func newAnswer(err error) readyAnswer {
@@ -183,7 +194,7 @@ func openLog(bundle string) (*os.File, error) {
 
 // RunDaemon is the hidden command: it serves the bundle's mount until it is
 // unmounted, and tells whoever started it when it is ready.
-func RunDaemon(ctx context.Context, bundle string) error {
+func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 	ready := os.NewFile(readyFD, "ready")
 	if ready == nil {
 		return errors.New("the command is for the program's own use")
@@ -197,6 +208,16 @@ func RunDaemon(ctx context.Context, bundle string) error {
 			_ = json.NewEncoder(ready).Encode(a) //nolint:errcheck // nobody waits then
 			_ = ready.Close()
 		}
+	}
+	if len(args) > 0 && args[0] == lifelineArg {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		unix.CloseOnExec(lifelineFD)
+		go func() {
+			_, _ = os.NewFile(lifelineFD, "lifeline").Read(make([]byte, 1)) // returns at its end
+			cancel()
+		}()
 	}
 	err := Serve(ctx, bundle, ServeOptions{Log: log, Ready: func() { tell(readyAnswer{}) }})
 	if err != nil {

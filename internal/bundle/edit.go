@@ -20,6 +20,8 @@ const (
 	EditMknod       = "mknod"
 	EditSetXattr    = "setxattr"
 	EditRemoveXattr = "removexattr"
+	// EditActor changes nothing: it says as whom a thread creates files from now on.
+	EditActor = "actor"
 )
 
 // Edit is one that the kernel refuses a plain user before the server of the mount
@@ -42,6 +44,8 @@ type Edit struct {
 	Mode uint32 `json:"mode,omitempty"` // of mknod: S_IFMT bits and permissions
 	Rdev uint64 `json:"rdev,omitempty"` // encoding of struct stat
 
+	TID int `json:"tid,omitempty"` // of actor: a thread of the daemon's pid namespace
+
 	Name  string `json:"name,omitempty"`  // of the attribute, or of what mknod makes
 	Value []byte `json:"value,omitempty"` // of the attribute
 	Flags uint32 `json:"flags,omitempty"` // unix.XATTR_CREATE, XATTR_REPLACE
@@ -51,6 +55,7 @@ type Edit struct {
 type kernelTold interface {
 	InodeChanged(ino overlay.Ino)
 	NameMade(dir overlay.Ino, name string)
+	SetActor(tid int, as overlay.Owner) error
 }
 
 // editing makes changes on an overlay.
@@ -65,6 +70,8 @@ func (c *editing) apply(ch *Edit) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", ch.Op, err)
+	case ch.Op == EditActor && c.told != nil && ch.UID != nil && ch.GID != nil:
+		err = c.told.SetActor(ch.TID, overlay.Owner{UID: *ch.UID, GID: *ch.GID})
 	case ch.Op == EditMknod:
 		err = c.mknod(ch)
 	case slices.Contains([]string{EditOwner, EditSetXattr, EditRemoveXattr}, ch.Op):

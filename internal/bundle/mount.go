@@ -25,9 +25,10 @@ type MountOptions struct {
 	Platform *ispec.Platform
 	From     *cas.Path // the image itself, for a first mount; nil: Tag's
 
-	Fresh      bool // throw away the changes of an earlier mount
-	Mtree      bool // write the full mtree manifest too
-	Foreground bool // serve in this process until the mount ends
+	Fresh      bool     // throw away the changes of an earlier mount
+	Mtree      bool     // write the full mtree manifest too
+	Foreground bool     // serve in this process until the mount ends
+	Lifeline   *os.File // the daemon ends when the other end of this pipe is closed; nil: it lives by itself
 	State      StateOptions
 	Rootless   bool // umoci's --rootless: config.json for a plain user's container
 
@@ -73,7 +74,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	if opt.Foreground {
 		return res, m.serveHere(ctx)
 	}
-	return res, startDaemon(ctx, d.path)
+	return res, startDaemon(ctx, d.path, opt.Lifeline)
 }
 
 // mounting is one Mount under way.
@@ -200,7 +201,7 @@ func (m *mounting) newState(ctx context.Context, layoutPath, tag string) (err er
 		Layers: stateLayers(m.image),
 	}
 	m.state.Manifest.Data = nil
-	m.state.Options.Rootless = os.Geteuid() != 0
+	m.state.Options.Rootless = !OwnsIDs()
 	return nil
 }
 

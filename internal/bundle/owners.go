@@ -3,6 +3,8 @@ package bundle
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
@@ -31,8 +33,36 @@ func (o *StateOptions) mapped() bool { return len(o.UIDMap)+len(o.GIDMap) > 0 }
 
 // squashed reports whether everything is shown as the mounting user's.
 func (o *StateOptions) squashed() bool {
-	return !o.mapped() && (o.IDs == IDsSquashed || o.IDs == IDsDefault && o.Rootless)
+	return !o.mapped() && (o.IDs == IDsSquashed || o.IDs == IDsDefault && o.Rootless && PlainUser())
 }
+
+// namespaceIDs is how many user ids there are in this process's user namespace:
+// 2^32 - 1 in the first one (user_namespaces(7)).
+func namespaceIDs() uint64 {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return 1<<32 - 1 // a kernel without user namespaces
+	}
+	var n uint64
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) == 3 {
+			size, err := strconv.ParseUint(f[2], 10, 32)
+			if err != nil {
+				return 0
+			}
+			n += size
+		}
+	}
+	return n
+}
+
+// OwnsIDs reports whether the process can give files to anybody, and what it gives
+// them to is the same id for everybody: root, in no user namespace.
+func OwnsIDs() bool { return os.Geteuid() == 0 && namespaceIDs() == 1<<32-1 }
+
+// PlainUser reports whether the process has one id: it is no root, or that of a user
+// namespace with nobody else in it.
+func PlainUser() bool { return os.Geteuid() != 0 || namespaceIDs() == 1 }
 
 // show sets which owners a view of the tree shows.
 func (o *StateOptions) show(opt *overlay.Options) {

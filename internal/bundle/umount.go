@@ -48,6 +48,11 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		}
 		return fmt.Errorf("%s: %w", d.path, ErrNotMounted)
 	}
+	if e == nil && !opt.Lazy {
+		if err := d.mountedElsewhere(); err != nil {
+			return err
+		}
+	}
 	if e != nil {
 		if err := unmount(e, opt.Lazy || !mounted); err != nil {
 			return err
@@ -62,6 +67,20 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		return d.discard()
 	}
 	return nil
+}
+
+// mountedElsewhere says who serves a bundle whose mount this mount namespace does not
+// have; nil where the daemon is about to end.
+func (d *dir) mountedElsewhere() error {
+	st, conn, err := controlCall(d.path, "status")
+	if err != nil {
+		return nil //nolint:nilerr // it ends: that is waited for
+	}
+	if err := conn.Close(); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is mounted in another mount namespace, as by exec: end the programs there, or the daemon, process %d: %w",
+		d.path, st.PID, ErrBusy)
 }
 
 // discard removes the changes; the next mount starts from the image.

@@ -34,7 +34,7 @@ func NeedFuse(t testing.TB) {
 // packages that hold the tools, where the name is another.
 var packages = map[string]string{
 	"busybox": "busybox-static", "fusermount3": "fuse3", "gomtree": "golang-github-vbatts-go-mtree", "mkfs.ext4": "e2fsprogs",
-	"setpriv": "util-linux", "xz": "xz-utils",
+	"setpriv": "util-linux", "xz": "xz-utils", "newuidmap": "uidmap",
 }
 
 // NeedTools skips the test where one of the programs is missing.

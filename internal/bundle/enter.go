@@ -1,0 +1,120 @@
+package bundle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	rspec "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Entry is what a program needs to know of a bundle to be run in its tree.
+type Entry struct {
+	Path    string   // of the bundle; absolute, without symlinks
+	Rootfs  string   // the mountpoint, as mount tables have it
+	Mounted bool     // a daemon serves the bundle
+	Real    bool     // a mount would show the image's ids where it can (no squash, no maps)
+	Env     []string // of the image, by config.json
+	Args    []string // the image's program and its arguments, by config.json
+	Dir     string   // the working directory, by config.json
+}
+
+// OpenEntry looks at a bundle. ErrNotBundle.
+func OpenEntry(bundle string) (*Entry, error) {
+	path, err := filepath.Abs(bundle)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open bundle: %w", err)
+	}
+	state, err := readState(path)
+	if err != nil {
+		return nil, err
+	}
+	e := &Entry{Path: path, Rootfs: rootfsOf(path), Dir: "/"}
+	e.Real = !state.Options.mapped() && state.Options.IDs != IDsSquashed
+	if e.Mounted, err = isServed(path); err != nil {
+		return nil, err
+	}
+	if e.Mounted {
+		m, err := mountAt(e.Rootfs)
+		if err == nil && m == nil {
+			if err = (&dir{path: path}).mountedElsewhere(); err == nil {
+				err = fmt.Errorf("%s: its mount is about to end: %w", path, ErrBusy)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(path, configName))
+	if errors.Is(err, fs.ErrNotExist) { // raw unpack makes none
+		return e, nil
+	}
+	var spec rspec.Spec
+	if err == nil {
+		err = json.Unmarshal(data, &spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(path, configName), err)
+	}
+	if spec.Process != nil {
+		e.Env, e.Args, e.Dir = spec.Process.Env, spec.Process.Args, spec.Process.Cwd
+	}
+	return e, nil
+}
+
+// Resume mounts a bundle as it was mounted last, for as long as somebody has the other
+// end of the pipe lifeline.
+func Resume(ctx context.Context, bundle string, lifeline *os.File, log *slog.Logger) error {
+	state, err := readState(bundle)
+	if err != nil {
+		return err
+	}
+	_, err = Mount(ctx, MountOptions{Bundle: bundle, State: state.Options, Lifeline: lifeline, Log: log})
+	return err
+}
+
+// AwaitEnd returns nil when the bundle's mount has ended, however that was, and ctx's
+// error when that ends first.
+func AwaitEnd(ctx context.Context, bundle string) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		_, conn, err := controlCall(bundle, "status")
+		if err != nil {
+			if held, herr := isMounted(bundle); herr != nil || !held {
+				return herr
+			}
+			time.Sleep(50 * time.Millisecond) // it is about to end, or to answer
+			continue
+		}
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		err = conn.SetReadDeadline(time.Time{})
+		if err == nil {
+			_, _ = conn.Read(make([]byte, 1)) // returns when the daemon closes the connection, or ends
+		}
+		stop()
+		if err := errors.Join(err, conn.Close()); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("watch the mount daemon: %w", err)
+		}
+	}
+}
+
+// TellError is an error in a form that another process makes one of again (ToldError):
+// a line of text, and a number for its kind.
+func TellError(err error) (text string, kind int) {
+	a := newAnswer(err)
+	return a.Error, a.Kind
+}
+
+// ToldError is the error that another process told of.
+func ToldError(text string, kind int) error { return readyAnswer{Error: text, Kind: kind}.err() }

@@ -1,0 +1,294 @@
+package notify
+
+import (
+	"encoding/binary"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
+)
+
+// keep is the id that stands for "as it is" in calls: (uid_t)-1.
+const keep = 1<<32 - 1
+
+// idSet are the four ids of a kind that a process has (credentials(7)).
+type idSet struct{ real, effective, saved, fs uint32 }
+
+func (s idSet) has(id uint32) bool { return id == s.real || id == s.effective || id == s.saved }
+
+// creds are what a process believes to be. The zero value is root with no further
+// group. The groups are never changed, but replaced.
+type creds struct {
+	uid, gid idSet
+	groups   []uint32
+}
+
+// root reports whether the process has root's privileges: the kernel gives and takes
+// them with the effective id.
+func (c *creds) root() bool { return c.uid.effective == 0 }
+
+func (c *creds) member(gid uint32) bool { return gid == c.gid.fs || slices.Contains(c.groups, gid) }
+
+// entry is what a thread was last known to be.
+type entry struct {
+	start uint64 // when it began (proc_pid_stat(5), field 22): a number is used again
+	creds creds
+}
+
+// idTable has the ids of threads that changed them, and of some that were born of
+// those. Who is not in it and descends from nobody in it is root.
+type idTable struct {
+	mu sync.Mutex
+	of map[int]entry // protected by mu
+}
+
+// pruneAbove is the size of the table at which those that are gone are dropped.
+const pruneAbove = 1024
+
+// ids are the caller's.
+func (c *call) ids() *creds {
+	if c.own == nil {
+		got := c.s.ids.get(c.pid())
+		c.own = &got
+	}
+	return c.own
+}
+
+// get finds the ids of a thread: its own, its process's, or those of the nearest
+// ancestor that is known, which it was born with.
+func (t *idTable) get(tid int) creds {
+	t.mu.Lock()
+	empty := len(t.of) == 0
+	t.mu.Unlock()
+	if empty {
+		return creds{}
+	}
+	const maxDepth = 1000 // of the tree of processes
+	first := sys.Process{}
+	for pid, depth := tid, 0; pid > 1 && depth < maxDepth; depth++ {
+		p, err := sys.ReadProcess(pid)
+		if err != nil {
+			return creds{}
+		}
+		if depth == 0 {
+			first = p
+		}
+		t.mu.Lock()
+		e, ok := t.of[pid]
+		t.mu.Unlock()
+		if ok && e.start == p.Start {
+			if depth > 0 {
+				t.put(tid, first.Start, e.creds) // it keeps them whatever becomes of its parent
+			}
+			return e.creds
+		}
+		if p.Group != pid {
+			pid = p.Group
+		} else {
+			pid = p.Parent
+		}
+	}
+	return creds{}
+}
+
+func (t *idTable) put(tid int, start uint64, c creds) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.of) >= pruneAbove {
+		for pid := range t.of {
+			if _, err := os.Lstat("/proc/" + strconv.Itoa(pid)); err != nil {
+				delete(t.of, pid)
+			}
+		}
+	}
+	t.of[tid] = entry{start, c}
+}
+
+// become gives the caller other ids, and says so to the tree.
+func (c *call) become(now creds) answer {
+	p, err := sys.ReadProcess(c.pid())
+	if err != nil || !c.waits() {
+		return failed(unix.ESRCH)
+	}
+	was := c.ids()
+	if was.uid.fs != now.uid.fs || was.gid.fs != now.gid.fs {
+		if err := c.s.opt.Tree.Actor(c.pid(), now.uid.fs, now.gid.fs); err != nil {
+			return failed(err)
+		}
+	}
+	c.s.ids.put(c.pid(), p.Start, now)
+	return answer{}
+}
+
+// setOne is setuid(2) and setgid(2) on one kind of ids.
+func setOne(s idSet, id uint32, root bool) (idSet, error) {
+	switch {
+	case id == keep:
+		return s, unix.EINVAL
+	case root:
+		return idSet{id, id, id, id}, nil
+	case id != s.real && id != s.saved:
+		return s, unix.EPERM
+	}
+	s.effective, s.fs = id, id
+	return s, nil
+}
+
+// setTwo is setreuid(2) and setregid(2).
+func setTwo(s idSet, r, e uint32, root bool) (idSet, error) {
+	now := s
+	if r != keep {
+		if !root && r != s.real && r != s.effective {
+			return s, unix.EPERM
+		}
+		now.real = r
+	}
+	if e != keep {
+		if !root && !s.has(e) {
+			return s, unix.EPERM
+		}
+		now.effective = e
+	}
+	if r != keep || e != keep && e != s.real {
+		now.saved = now.effective
+	}
+	now.fs = now.effective
+	return now, nil
+}
+
+// setThree is setresuid(2) and setresgid(2).
+func setThree(s idSet, r, e, saved uint32, root bool) (idSet, error) {
+	now := s
+	for _, f := range []struct {
+		to *uint32
+		id uint32
+	}{{&now.real, r}, {&now.effective, e}, {&now.saved, saved}} {
+		if f.id == keep {
+			continue
+		}
+		if !root && !s.has(f.id) {
+			return s, unix.EPERM
+		}
+		*f.to = f.id
+	}
+	now.fs = now.effective
+	return now, nil
+}
+
+// setUIDs and setGIDs finish a call that computed new ids.
+func (c *call) setUIDs(s idSet, err error) answer {
+	if err != nil {
+		return failed(err)
+	}
+	now := *c.ids()
+	now.uid = s
+	return c.become(now)
+}
+
+func (c *call) setGIDs(s idSet, err error) answer {
+	if err != nil {
+		return failed(err)
+	}
+	now := *c.ids()
+	now.gid = s
+	return c.become(now)
+}
+
+func (c *call) setuid() answer { return c.setUIDs(setOne(c.ids().uid, c.uint(0), c.ids().root())) }
+
+func (c *call) setgid() answer { return c.setGIDs(setOne(c.ids().gid, c.uint(0), c.ids().root())) }
+
+func (c *call) setreuid() answer {
+	return c.setUIDs(setTwo(c.ids().uid, c.uint(0), c.uint(1), c.ids().root()))
+}
+
+func (c *call) setregid() answer {
+	return c.setGIDs(setTwo(c.ids().gid, c.uint(0), c.uint(1), c.ids().root()))
+}
+
+func (c *call) setresuid() answer {
+	return c.setUIDs(setThree(c.ids().uid, c.uint(0), c.uint(1), c.uint(2), c.ids().root()))
+}
+
+func (c *call) setresgid() answer {
+	return c.setGIDs(setThree(c.ids().gid, c.uint(0), c.uint(1), c.uint(2), c.ids().root()))
+}
+
+// setfsuid and setfsgid answer with the id that was, whether it changes or not.
+func (c *call) setfsuid() answer {
+	now := *c.ids()
+	was := now.uid.fs
+	if id := c.uint(0); now.root() && id != keep || now.uid.has(id) {
+		now.uid.fs = id
+		if a := c.become(now); a.errno != 0 {
+			return value(was)
+		}
+	}
+	return value(was)
+}
+
+func (c *call) setfsgid() answer {
+	now := *c.ids()
+	was := now.gid.fs
+	if id := c.uint(0); now.root() && id != keep || now.gid.has(id) {
+		now.gid.fs = id
+		if a := c.become(now); a.errno != 0 {
+			return value(was)
+		}
+	}
+	return value(was)
+}
+
+const maxGroups = 65536 // NGROUPS_MAX
+
+func (c *call) setgroups() answer {
+	n := c.int(0)
+	switch {
+	case !c.ids().root():
+		return failed(unix.EPERM)
+	case n < 0 || n > maxGroups:
+		return failed(unix.EINVAL)
+	}
+	raw, err := c.readMemory(c.ptr(1), 4*uint64(n))
+	if err != nil {
+		return failed(unix.EFAULT)
+	}
+	now := *c.ids()
+	now.groups = make([]uint32, n)
+	for i := range now.groups {
+		now.groups[i] = binary.NativeEndian.Uint32(raw[4*i:])
+	}
+	return c.become(now)
+}
+
+func (c *call) getgroups() answer {
+	groups := c.ids().groups
+	switch n := c.int(0); {
+	case n == 0:
+		return answer{value: int64(len(groups))}
+	case n < len(groups):
+		return failed(unix.EINVAL)
+	}
+	var raw []byte
+	for _, g := range groups {
+		raw = binary.NativeEndian.AppendUint32(raw, g)
+	}
+	if err := c.writeMemory(c.ptr(1), raw); err != nil {
+		return failed(unix.EFAULT)
+	}
+	return answer{value: int64(len(groups))}
+}
+
+// getres is getresuid(2) and getresgid(2).
+func (c *call) getres(s idSet) answer {
+	for i, id := range []uint32{s.real, s.effective, s.saved} {
+		if err := c.writeMemory(c.ptr(i), binary.NativeEndian.AppendUint32(nil, id)); err != nil {
+			return failed(unix.EFAULT)
+		}
+	}
+	return answer{}
+}

@@ -1,0 +1,196 @@
+package notify
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// resolver finds what a caller's path leads to, by a thread with a root and a working
+// directory of its own: set to the caller's, the kernel itself walks the path, through
+// the caller's mounts and never out of its root. The descriptors it gives are of kind
+// O_PATH: nothing is opened.
+type resolver struct{ requests chan resolveRequest }
+
+type resolveRequest struct {
+	root, base int // O_PATH descriptors
+	path       string
+	flags      int // of openat(2), beside O_PATH
+	done       chan<- resolved
+}
+
+type resolved struct {
+	fd  int
+	err error
+}
+
+func newResolver() (*resolver, error) {
+	r := &resolver{requests: make(chan resolveRequest)}
+	ready := make(chan error)
+	go r.run(ready)
+	return r, <-ready
+}
+
+func (r *resolver) close() { close(r.requests) }
+
+func (r *resolver) run(ready chan<- error) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		ready <- fmt.Errorf("get a root directory apart: %w", err)
+		return
+	}
+	ready <- nil
+	for q := range r.requests {
+		fd, err := q.open()
+		q.done <- resolved{fd, err}
+	}
+}
+
+func (q *resolveRequest) open() (int, error) {
+	if err := unix.Fchdir(q.root); err != nil {
+		return -1, err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return -1, err
+	}
+	if err := unix.Fchdir(q.base); err != nil {
+		return -1, err
+	}
+	return unix.Open(q.path, unix.O_PATH|unix.O_CLOEXEC|q.flags, 0)
+}
+
+// object is what a call is about: a descriptor of it, or why there is none.
+type object struct {
+	fd   int
+	err  error
+	st   unix.Stat_t
+	name string // of parent: the last name of the path
+}
+
+func (o *object) close() {
+	if o.fd >= 0 {
+		_ = unix.Close(o.fd)
+	}
+}
+
+// opened describes what a descriptor is of.
+func opened(fd int, err error) object {
+	o := object{fd: fd, err: err}
+	if o.err == nil {
+		o.err = unix.Fstat(fd, &o.st)
+	}
+	return o
+}
+
+// proc opens a link in /proc of the caller.
+func (c *call) proc(name string) (int, error) {
+	return unix.Open("/proc/"+strconv.Itoa(c.pid())+"/"+name, unix.O_PATH|unix.O_CLOEXEC, 0)
+}
+
+// fd is the object of an open descriptor, argument i.
+func (c *call) fd(i int) object { return opened(c.openFD(c.int(i))) }
+
+func (c *call) openFD(fd int) (int, error) {
+	if fd < 0 {
+		return -1, unix.EBADF
+	}
+	got, err := c.proc("fd/" + strconv.Itoa(fd))
+	if os.IsNotExist(err) {
+		err = unix.EBADF
+	}
+	return got, err
+}
+
+// path is the object of a path, argument i.
+func (c *call) path(i int, follow bool) object {
+	flags := 0
+	if !follow {
+		flags = unix.AT_SYMLINK_NOFOLLOW
+	}
+	return c.atPath(unix.AT_FDCWD, i, flags)
+}
+
+// at is the object of a directory descriptor (argument dir), a path (argument i) and
+// AT_ flags.
+func (c *call) at(dir, i, flags int) object { return c.atPath(c.int(dir), i, flags) }
+
+func (c *call) atPath(dirfd, i, flags int) object {
+	path, err := c.readString(c.ptr(i), unix.PathMax, unix.ENAMETOOLONG)
+	switch {
+	case err != nil:
+		return object{fd: -1, err: err}
+	case flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0:
+		return object{fd: -1, err: unix.EINVAL}
+	case path == "" && flags&unix.AT_EMPTY_PATH == 0:
+		return object{fd: -1, err: unix.ENOENT}
+	case path == "" && dirfd == unix.AT_FDCWD:
+		return opened(c.proc("cwd"))
+	case path == "":
+		return opened(c.openFD(dirfd))
+	}
+	open := 0
+	if flags&unix.AT_SYMLINK_NOFOLLOW != 0 {
+		open = unix.O_NOFOLLOW
+	}
+	return opened(c.resolve(dirfd, path, open))
+}
+
+// parent is the directory that a path (argument i) is in; its name is the last of the
+// path.
+func (c *call) parent(dirfd, i int) object {
+	path, err := c.readString(c.ptr(i), unix.PathMax, unix.ENAMETOOLONG)
+	if err == nil && path == "" {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return object{fd: -1, err: err}
+	}
+	dir, name := "", strings.TrimRight(path, "/")
+	if cut := strings.LastIndexByte(name, '/'); cut >= 0 {
+		dir, name = name[:cut+1], name[cut+1:]
+	}
+	switch {
+	case name == "" || name == "." || name == "..":
+		return object{fd: -1, err: unix.EEXIST}
+	case dir == "":
+		dir = "."
+	}
+	o := opened(c.resolve(dirfd, dir, unix.O_DIRECTORY))
+	o.name = name
+	return o
+}
+
+// resolve opens a path of the caller.
+func (c *call) resolve(dirfd int, path string, flags int) (int, error) {
+	root, err := c.proc("root")
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(root)
+	base := root
+	if !strings.HasPrefix(path, "/") {
+		if dirfd == unix.AT_FDCWD {
+			base, err = c.proc("cwd")
+		} else {
+			base, err = c.openFD(dirfd)
+		}
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(base)
+	}
+	done := make(chan resolved)
+	c.s.paths.requests <- resolveRequest{root, base, path, flags, done}
+	r := <-done
+	return r.fd, r.err
+}
+
+// ours reports whether an object is of the tree; if not, the kernel answers: it knows
+// what is wrong with the path, or whether its own file systems allow the call.
+func (c *call) ours(o *object) bool {
+	return o.err == nil && uint64(o.st.Dev) == c.s.opt.Device && c.waits()
+}

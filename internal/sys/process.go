@@ -1,0 +1,47 @@
+package sys
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is what /proc says of a thread.
+type Process struct {
+	Parent int    // the process it was born of, or was given to
+	Group  int    // the process that the thread is of
+	Start  uint64 // when it began: with the number it tells threads apart, which are numbered anew
+}
+
+// ReadProcess describes a thread by its number (proc_pid_stat(5)). ErrNotExist, ESRCH.
+func ReadProcess(tid int) (p Process, err error) {
+	dir := "/proc/" + strconv.Itoa(tid)
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return p, err
+	}
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return p, err
+	}
+	// The name, field 2, may have blanks and parentheses in it.
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(f) < 20 {
+		return p, unix.ESRCH
+	}
+	if p.Parent, err = strconv.Atoi(f[1]); err != nil {
+		return p, err
+	}
+	if p.Start, err = strconv.ParseUint(f[19], 10, 64); err != nil {
+		return p, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			p.Group, err = strconv.Atoi(strings.TrimSpace(v))
+			return p, err
+		}
+	}
+	return p, unix.ESRCH
+}

@@ -1,0 +1,278 @@
+package rootless
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+)
+
+// ways are how a program can be root of an image.
+var ways = []struct {
+	name string
+	user func(*testing.T) *user
+	// before and after stand around what uses the bundle b, which is made and is
+	// not mounted.
+	before, after string
+	exec          string // flags
+	ids           string // /proc/self/uid_map, blanks removed
+	shows         bool   // other owners are seen
+}{
+	{"root, mounted", asRoot, "$um mount b", "$um umount b", "", "004294967295", true},
+	{"root, not mounted", asRoot, ":", ":", "", "004294967295", true},
+	{"one id, mounted", plain, "$um mount b", "$um umount b", "", "0655341", false},
+	{"one id, not mounted", plain, ":", ":", "", "0655341", false},
+	{"one id though there is a range", ranged, ":", ":", "--ids one", "0655341", false},
+	{"a range, but mounted", ranged, "$um mount b", "$um umount b", "", "0655341", false},
+	{"a range", ranged, ":", ":", "", "0655341110000065536", true},
+}
+
+func asRoot(t *testing.T) *user {
+	t.Helper()
+	return newUser(t, 0, "env")
+}
+
+// ranged is a plain user with a range of ids in /etc/subuid and /etc/subgid.
+func ranged(t *testing.T) *user {
+	t.Helper()
+	imagetest.NeedTools(t, "newuidmap", "unshare")
+	u := plain(t)
+	sub := filepath.Join(u.dir, "sub")
+	if err := os.WriteFile(sub, []byte("65534:100000:65536\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u.as = append([]string{
+		"unshare", "--mount", "--propagation", "private", "sh", "-ec",
+		`mount --bind "$0" /etc/subuid; mount --bind "$0" /etc/subgid; exec "$@"`, sub,
+	}, u.as...)
+	return u
+}
+
+// box makes a bundle b with busybox and the program act in /bin, and an image
+// "img:box" of it, unmounted.
+func (u *user) box() {
+	u.t.Helper()
+	act := filepath.Join(env.Dir, "act")
+	if _, err := os.Stat(act); err != nil {
+		build := exec.Command("go", "build", "-o", act, "./testdata/act")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			u.t.Fatalf("build testdata/act: %v\n%s", err, out)
+		}
+	}
+	u.must(`$um mount --image img:base a
+		cp "$(command -v busybox)" a/rootfs/bin/busybox
+		cp ` + act + ` a/rootfs/bin/act
+		for n in $(busybox --list); do [ $n = busybox ] || ln -s busybox a/rootfs/bin/$n; done
+		$um repack --image img:box a; $um umount a
+		$um mount --image img:box b; $um umount b`)
+}
+
+// asRootDoes is what a program does that is root of an image.
+const asRootDoes = `
+	cd /etc
+	touch new; chown 8:12 new; chmod 4711 new
+	mkdir dir; chown mail:mail dir; chmod 2775 dir; touch dir/inherits
+	ln -s nowhere link2; chown -h 5:5 link2
+	mknod /dev.null c 1 3; mknod /sda b 8 0; mkfifo /fifo; chown 1:1 /fifo
+	umask 077; act mknod /dev.umask 5 1 x; umask 022
+	mv /usr/bin/su /usr/bin/sudo; chown 0:4 /usr/bin/sudo; chmod 4755 /usr/bin/sudo
+	cp /etc/shadow /etc/copy
+	cd /etc; act setxattr passwd trusted.a value fsetxattr group security.b value createxattr group trusted.c v \
+		removexattr passwd trusted.a lsetxattr passwd trusted.d v fremovexattr group trusted.c
+	touch x1 x2 x3; act chown x1 33 33 fchown x2 33 34 fchownat x3 -1 35 fchown-removed copy 36 36
+	cd ..; act chown etc/../etc/./x1 44 -1 chown /bin/../etc/x1 -1 45
+	su mail -c 'touch /tmp/mine; mkdir /tmp/dir; ln -s a /tmp/link; sh -c "touch /tmp/dir/mine"'
+	act become 33 34 touch /tmp/33
+`
+
+const asRootDid = `0 4711 8:12 etc/new
+5 2775 8:12 etc/dir
+0 644 0:12 etc/dir/inherits
+2 777 5:5 etc/link2
+3 644 0:0 dev.null 1,3
+4 644 0:0 sda 8,0
+6 644 1:1 fifo
+3 600 0:0 dev.umask 5,1
+0 4755 0:4 usr/bin/sudo
+0 644 0:0 etc/passwd trusted.d=76
+0 644 0:0 etc/group security.b=76616c7565
+0 644 44:45 etc/x1
+0 644 33:34 etc/x2
+0 644 0:35 etc/x3
+0 644 8:12 tmp/mine
+5 755 8:12 tmp/dir
+2 777 8:12 tmp/link
+0 644 8:12 tmp/dir/mine
+0 644 33:34 tmp/33
+0 0 0:0 usr/bin/.wh.su
+`
+
+func TestAProgramIsTheImagesRoot(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			u := way.user(t)
+			u.box()
+			out := u.must(way.before + "; $um exec " + way.exec + ` b -- sh -c '` + strings.ReplaceAll(asRootDoes, "'", `'\''`) + `'
+				$um exec ` + way.exec + ` b -- sh -c 'cat /proc/self/uid_map; id -u; stat -c %u:%g /etc/new'
+				` + way.after + "; $um repack --image img:new b")
+			owner := map[bool]string{true: "8:12", false: "0:0"}[way.shows]
+			expect(t, "what is seen", way.ids+"0"+owner, strings.NewReplacer(" ", "", "\n", "").Replace(out))
+			got := strings.Split(u.newLayer("new", ".", "etc", "usr/bin", "tmp"), "\n")
+			expect(t, "the layer", sorted(strings.Split(asRootDid, "\n")), sorted(got))
+		})
+	}
+}
+
+func TestExitCodesOfPrograms(t *testing.T) {
+	u := plain(t)
+	u.box()
+	u.must("$um mount b")
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"b true", 0, ""},
+		{"b -- sh -c 'exit 7'", 7, ""},
+		{"b sh -c 'kill -9 $$'", 137, ""},
+		{"b sh -c 'kill -TERM $$'", 143, ""},
+		{"b no-such-program", 127, "no-such-program"},
+		{"b /etc/passwd", 126, "/etc/passwd"},
+		{"b /no/such", 127, "/no/such"},
+		{"no-bundle true", codeNotFound, "no-bundle"},
+		{"-u nobody b true", codeImage, `"nobody"`},
+		{"-w /nowhere b true", codeNotFound, "/nowhere"},
+		{"--ids many b true", codeUsage, "auto, range or one"},
+		{"--ids range b true", 7, "no range of ids"},
+		{"--network x b true", codeUsage, "host or none"},
+	} {
+		out, code := u.sh("$um exec " + c.args)
+		lines := 0
+		if c.says != "" {
+			lines = 1
+		}
+		if code != c.code || !strings.Contains(out, c.says) || strings.Count(out, "\n") != lines {
+			t.Errorf("exec %s: exit %d (want %d), want %q in\n%s", c.args, code, c.code, c.says, out)
+		}
+	}
+	u.must("$um umount b")
+}
+
+func TestWhatAProgramSees(t *testing.T) {
+	for _, way := range ways[:4] {
+		t.Run(way.name, func(t *testing.T) {
+			u := way.user(t)
+			u.box()
+			out := u.must(way.before + `
+			run() { $um exec ` + way.exec + ` "$@"; }
+			run -e A=b -e HOME b sh -c 'echo $A $HOME $PATH' | sed "s|$HOME|home|"
+			run -u mail b sh -c 'pwd; id -u; id -g; echo $HOME'
+			run -w /var/spool b pwd
+			run b find /etc -user mail -name passwd
+			echo in | run b cat
+			run b sh -c 'echo out; echo err >&2' 2>&1 >/dev/null
+			run b sh -c 'ls /dev | tr "\n" " "; echo; echo x >/dev/null; head -c 4 /dev/urandom | wc -c; test -e /proc/1/stat && test -d /sys/kernel && echo mounts'
+			run b sh -c 'ps | grep -vc ps'
+			run b sh -c 'cat /etc/resolv.conf | wc -l; echo x >>/etc/resolv.conf || echo refused' 2>/dev/null | tail -1
+			run --network none b ifconfig
+			run --tmpfs b sh -c 'echo lost >/tmp/lost; ls /tmp'
+			run b ls /tmp
+			echo 'echo $0 | sed "s|.*/||"' | $um shell ` + way.exec + ` b
+			` + way.after + `; $um diff b`)
+			expect(t, "what is seen", strings.Join([]string{
+				"b home /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "/", "8", "12", "/var/mail", "/var/spool", "in", "err",
+				"fd full null ptmx pts random shm stderr stdin stdout tty urandom zero ", "4", "mounts", "2", "refused", "lost", "sh", "",
+			}, "\n"), out)
+		})
+	}
+}
+
+func TestAProgramsIdsAreThoseOfOneThatHasThemAll(t *testing.T) {
+	const steps = `act ids seteuid 42 ids seteuid 0 ids become 33 34 ids setuid 0 setgid 0 setuid 33 ids \
+			chown /etc/passwd 33 33 chown /tmp/own 33 -1 mknod /tmp/dev 1 3 x setxattr /tmp/own trusted.x y bad-address
+		su mail -c "act ids setuid 0; sh -c \"act ids\""`
+	var want string
+	for _, way := range ways[:4] {
+		u := way.user(t)
+		u.box()
+		out := u.must(way.before + "; $um exec " + way.exec + " b sh -c '" + strings.ReplaceAll(steps, "'", `'\''`) + "'; " + way.after)
+		if want == "" {
+			want = out
+			if strings.Count(out, "uid 33 33 33 gid 34 34 34 groups [34 35]") != 2 || !strings.Contains(out, "setuid: operation not permitted") {
+				t.Errorf("root's own: %s", out)
+			}
+			continue
+		}
+		expect(t, way.name, want, out)
+	}
+}
+
+func TestSignalsReachTheProgramAndNothingIsLeft(t *testing.T) {
+	for _, way := range ways[:4] {
+		t.Run(way.name, func(t *testing.T) {
+			u := way.user(t)
+			u.box()
+			u.must(way.before + `
+			for sig in TERM INT HUP USR1; do
+				$um exec ` + way.exec + ` b sh -c "trap 'echo got $sig; exit 3' $sig; echo ready >/etc/ready; while :; do sleep 0.05; done" >out &
+				for i in $(seq 200); do [ -s b/rootfs/etc/ready ] || [ -s b/upper/etc/ready ] && break; sleep 0.05; done
+				sleep 0.2; kill -$sig $!
+				code=0; wait $! || code=$?
+				[ "$code $(cat out)" = "3 got $sig" ] || { echo "$sig: $code"; cat out; exit 1; }
+				$um exec ` + way.exec + ` b rm /etc/ready
+			done
+			$um exec ` + way.exec + ` b sh -c 'sleep 1234 & sleep 1234 & true'
+			` + way.after)
+			if left := leftovers(t, u.dir, "sleep\x001234"); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
+// Whichever process is killed, all of them end, and the mount that was made for them.
+func TestWhoeverIsKilledNothingIsLeft(t *testing.T) {
+	for _, victim := range []string{"exec", "enter-bundle", "bundle-init", "serve-mount"} {
+		t.Run(victim, func(t *testing.T) {
+			u := plain(t)
+			u.box()
+			u.sh(`$um exec b sh -c 'echo ready >/etc/ready; sleep 4321' >/dev/null 2>&1 &
+			for i in $(seq 200); do [ -s b/upper/etc/ready ] && break; sleep 0.05; done
+			for p in /proc/[0-9]*; do
+				if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^[^ ]*umoci-mount ` + victim + ` .*b"; then kill -9 ${p#/proc/}; fi
+			done
+			wait`)
+			if left := leftovers(t, u.dir, "sleep\x004321"); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+			u.must(`$um mount b; cat b/rootfs/etc/ready; $um umount b`)
+		})
+	}
+}
+
+// leftovers waits for the end of processes that name a directory or have mark in their
+// command line, and names those that stay.
+func leftovers(t *testing.T, dir, mark string) string {
+	t.Helper()
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		left = nil
+		lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range lines {
+			if data, err := os.ReadFile(l); err == nil && (strings.Contains(string(data), dir+"/") || strings.Contains(string(data), mark)) {
+				left = append(left, l+" "+strings.ReplaceAll(string(data), "\x00", " "))
+			}
+		}
+		if len(left) == 0 || time.Now().After(deadline) {
+			return strings.Join(left, "\n")
+		}
+	}
+}
