@@ -71,11 +71,11 @@ func (l *Layout) ReadBlob(ctx context.Context, desc ispec.Descriptor) ([]byte, e
 		}
 		data = b.Bytes()
 	}
-	if got := desc.Digest.Algorithm().FromBytes(data); got != desc.Digest {
+	if got := desc.Digest.Algorithm().FromBytes(data[:min(int64(len(data)), desc.Size)]); got != desc.Digest {
 		return nil, fmt.Errorf("blob %s in %s: %w", desc.Digest, l.path, ErrDigest)
 	}
 	if int64(len(data)) != desc.Size {
-		return nil, fmt.Errorf("blob %s in %s has another size than %d: %w", desc.Digest, l.path, desc.Size, ErrDigest)
+		return nil, fmt.Errorf("blob %s in %s has more than %d bytes: %w", desc.Digest, l.path, desc.Size, ErrSize)
 	}
 	return data, nil
 }

@@ -22,8 +22,11 @@ var (
 var (
 	// ErrBlobNotFound: a descriptor leads to no blob.
 	ErrBlobNotFound = errors.New("blob not found")
-	// ErrDigest: content does not have the digest or size its descriptor says.
-	ErrDigest = errors.New("digest mismatch")
+	// ErrDigest: content does not have the digest or size its descriptor says. Scripts
+	// look for umoci's words.
+	ErrDigest = errors.New("verified reader digest mismatch")
+	// ErrSize: the content begins as its descriptor says, and goes on. A kind of ErrDigest.
+	ErrSize error = sizeError{}
 	// ErrTooLarge: a JSON document is larger than MaxDocument.
 	ErrTooLarge = errors.New("document too large")
 	// ErrMalformed: a document is not what its media type says.
@@ -49,6 +52,11 @@ var (
 	// ErrBusy: others use blobs, or are writing them.
 	ErrBusy = errors.New("layout is in use")
 )
+
+type sizeError struct{}
+
+func (sizeError) Error() string        { return "verified reader size mismatch" }
+func (sizeError) Is(target error) bool { return target == ErrDigest }
 
 // TagError says which tag could not be resolved, and what there is in its place.
 type TagError struct {

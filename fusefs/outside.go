@@ -16,13 +16,17 @@ import (
 // InodeChanged makes the kernel forget the attributes of an inode.
 func (s *Server) InodeChanged(ino overlay.Ino) { s.ops.expireAttr(ino) }
 
+// ListingChanged makes the kernel forget the attributes and the listing of a directory.
+func (s *Server) ListingChanged(dir overlay.Ino) {
+	s.ops.nameChanges.Add(1)
+	_ = s.fuse.InodeNotify(uint64(dir), 0, 0) // what the kernel does not know needs no such thing
+}
+
 // NameMade makes the kernel forget that there was no such name, and the listing of
 // its directory.
 func (s *Server) NameMade(dir overlay.Ino, name string) {
-	s.ops.nameChanges.Add(1)
-	// What the kernel does not know needs no such thing: the answers are dropped.
 	_ = s.fuse.EntryNotify(uint64(dir), name)
-	_ = s.fuse.InodeNotify(uint64(dir), 0, 0)
+	s.ListingChanged(dir)
 }
 
 // Errno is the errno that a program in the mount gets for an error of the overlay;

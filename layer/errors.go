@@ -25,7 +25,7 @@ var (
 	// ErrUnsupported: a media type or compression that cannot be read.
 	ErrUnsupported = errors.New("unsupported layer media type")
 	// ErrDigest: the stored bytes do not have the digest or size of the descriptor.
-	ErrDigest = errors.New("blob digest mismatch")
+	ErrDigest = errors.New("verified reader digest mismatch")
 	// ErrDiffID: the uncompressed stream does not have the config's diffID.
 	ErrDiffID = errors.New("layer diffID mismatch")
 	// ErrFormat: the gzip, zstd or tar stream is garbled or ends early.

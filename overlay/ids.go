@@ -105,7 +105,11 @@ func (fs *FS) creatorUID(c *Caller) (uint32, error) {
 	case fs.rootUser != nil && c.UID == fs.rootUser.UID:
 		return 0, nil
 	}
-	return fs.imageUID(c.UID)
+	id, err := fs.imageUID(c.UID)
+	if err != nil && c.UID == 0 {
+		return 0, nil // the host's root, in no container: it acts as the image's
+	}
+	return id, err
 }
 
 // creatorGID is the image's group of who creates something.
@@ -116,7 +120,11 @@ func (fs *FS) creatorGID(c *Caller) (uint32, error) {
 	case fs.rootUser != nil && c.GID == fs.rootUser.GID:
 		return 0, nil
 	}
-	return fs.imageGID(c.GID)
+	id, err := fs.imageGID(c.GID)
+	if err != nil && c.GID == 0 {
+		return 0, nil
+	}
+	return id, err
 }
 
 // imageIDs are the image's ids of a change of owner; -1 for one that stays.

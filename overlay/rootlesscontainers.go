@@ -21,12 +21,17 @@ var ErrRootlessOwner = errors.Join(errors.New("malformed "+XattrRootless), ErrIn
 // keepID in a Resource means "as it is".
 const keepID = math.MaxUint32
 
-// AppendRootlessOwner appends an owner as XattrRootless holds it; nothing for 0:0.
+// AppendRootlessOwner appends an owner as XattrRootless holds it, and as umoci writes
+// it: nothing for 0:0, and an id of 0 beside another as one that stays.
 func AppendRootlessOwner(b []byte, o Owner) []byte {
+	if o == (Owner{}) {
+		return b
+	}
 	for i, id := range []uint32{o.UID, o.GID} {
-		if id != 0 {
-			b = binary.AppendUvarint(append(b, byte(i+1)<<3), uint64(id)) // field number<<3 | varint
+		if id == 0 {
+			id = keepID
 		}
+		b = binary.AppendUvarint(append(b, byte(i+1)<<3), uint64(id)) // field number<<3 | varint
 	}
 	return b
 }

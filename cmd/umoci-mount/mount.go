@@ -38,8 +38,11 @@ type mountOptions struct {
 	spanCache     int64
 }
 
-// extractEnv has unpack extract, where it is "1".
-const extractEnv = "UMOCI_MOUNT_EXTRACT"
+// Where they are "1", extractEnv has unpack extract, and mtreeEnv write the manifest.
+const (
+	extractEnv = "UMOCI_MOUNT_EXTRACT"
+	mtreeEnv   = "UMOCI_MOUNT_MTREE"
+)
 
 func newMountCommand(global *globalOptions) *cobra.Command {
 	o := &mountOptions{global: global}
@@ -57,12 +60,14 @@ A bundle that was mounted before goes on with its changes, also without --image;
 With --extract the files are written to BUNDLE/rootfs, as stock umoci does, and
 nothing is mounted: for machines without FUSE. UMOCI_MOUNT_EXTRACT=1 in the
 environment has unpack do that always: for tools that call umoci and remove the
-bundle without unmounting it.`,
+bundle without unmounting it. UMOCI_MOUNT_MTREE=1 has unpack write the manifest of
+--mtree always: for tools that read it.`,
 		Args: exactArgs("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.extract || cmd.CalledAs() == "unpack" && os.Getenv(extractEnv) == "1" {
 				return o.runExtract(cmd, args[0])
 			}
+			o.mtree = o.mtree || cmd.CalledAs() == "unpack" && os.Getenv(mtreeEnv) == "1"
 			return o.run(cmd.Context(), args[0])
 		},
 	}

@@ -22,7 +22,8 @@ func newRawRuntimeConfigCommand(global *globalOptions) *cobra.Command {
 		Aliases: []string{"config"},
 		Short:   "write the runtime configuration of an image",
 		Long: `Writes the config.json that a bundle of the image has, in place of what is in
-CONFIG.JSON. The image's user is looked up in the image, or in --rootfs.`,
+CONFIG.JSON. The image's user is looked up in --rootfs; without it a user that is
+no id is root.`,
 		Args: exactArgs("CONFIG.JSON"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			opt := bundle.RuntimeFileOptions{Rootfs: rootfs, Rootless: rootless}

@@ -85,6 +85,9 @@ without extracting it, and makes a new layer of what was changed.`,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if _, err := global.logger(); err != nil {
+				return err
+			}
 			return global.startProfile()
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {

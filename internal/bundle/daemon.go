@@ -309,9 +309,27 @@ func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 		s.log.Info("asked to end", "signal", sig.String())
 	case <-watch.gone:
 		s.log.Warn("the bundle was removed")
-		return s.abandon(done)
+		return errors.Join(s.letRemove(), s.abandon(done))
 	}
 	return s.detach(done)
+}
+
+// letRemove makes way for whoever removes the bundle. It may be inside the tree by now,
+// and after a deep descent it would not find out of it again: ".." of a detached root is
+// the root. So every listing becomes empty, also those that the kernel has kept.
+func (s *server) letRemove() error {
+	emptied := make(chan struct{})
+	go func() {
+		defer close(emptied)
+		for ino := layer.RootIno; int(ino) <= s.lower.Len(); ino++ {
+			if a, err := s.lower.Attr(ino); err == nil && a.Mode&unix.S_IFMT == unix.S_IFDIR {
+				s.fuse.ListingChanged(ino)
+			}
+		}
+	}()
+	err := s.unmount()
+	<-emptied
+	return err
 }
 
 // removeLater is how long whoever removes a bundle has for its mountpoint.

@@ -228,7 +228,11 @@ func visEncode(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
 		c := s[i]
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`\*?[#`, c) >= 0 {
+		if c == '\\' {
+			b.WriteString(`\\`)
+			continue
+		}
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`*?[#`, c) >= 0 {
 			fmt.Fprintf(&b, `\%03o`, c)
 			continue
 		}

@@ -13,15 +13,15 @@ import (
 // RuntimeFileOptions of WriteRuntimeFile.
 type RuntimeFileOptions struct {
 	ImageOptions
-	Rootfs   string // extracted or mounted; users are looked up in it. "": in the image
+	Rootfs   string // extracted or mounted; users are looked up in it. "": nowhere
 	Rootless bool
 	UIDMap   []overlay.IDRange
 	GIDMap   []overlay.IDRange
 }
 
 // WriteRuntimeFile writes the config.json of an image to a file, in place of what was
-// in it. A user that is not in Rootfs is ErrUser; one that is not in the image, where
-// there is no Rootfs, becomes root with a warning, as with umoci.
+// in it. A user that is not in Rootfs is ErrUser. Without a Rootfs names cannot be looked
+// up: such a user becomes root with a warning, as with umoci, and there is no HOME.
 func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) (err error) {
 	im, err := OpenImage(ctx, opt.ImageOptions)
 	if err != nil {
@@ -34,7 +34,7 @@ func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) 
 	}
 	in := runtimeInput{
 		image: im.Manifest.Config, rootfs: ".", rootless: opt.Rootless, uids: maps.UIDMappings, gids: maps.GIDMappings,
-		passwd: func(name string) (io.ReadCloser, error) { return openInImage(im.Image, name) },
+		passwd: func(string) (io.ReadCloser, error) { return nil, nil }, //nolint:nilnil // there is no such file
 	}
 	if opt.Rootfs != "" {
 		root, err := os.OpenRoot(opt.Rootfs)
@@ -53,9 +53,8 @@ func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) 
 	}
 	config, err := runtimeConfig(in)
 	if errors.Is(err, ErrUser) && opt.Rootfs == "" {
-		opt.Log.Warn("the image does not know its user: the process will be root's", "user", in.image.Config.User)
+		opt.Log.Warn("no --rootfs to look the user up in: the process will be root's", "user", in.image.Config.User)
 		in.image.Config.User = ""
-		in.passwd = func(string) (io.ReadCloser, error) { return nil, nil }
 		config, err = runtimeConfig(in)
 	}
 	if err != nil {

@@ -111,7 +111,7 @@ garbage
 
 func TestManifestNamesAreEncoded(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain-1.so": "plain-1.so", "a b": `a\040b`, "x*": `x\052`, "#": `\043`, "\xff": `\377`, `\`: `\134`,
+		"plain-1.so": "plain-1.so", "a b": `a\040b`, "x*": `x\052`, "#": `\043`, "\xff": `\377`, `\`: `\\`,
 	} {
 		if got := visEncode(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
