@@ -150,3 +150,35 @@ func TestRealBuildIsFasterThanStepsByHand(t *testing.T) {
 		t.Errorf("build took %v, stock umoci %v", ours, stock)
 	}
 }
+
+// What dpkg and useradd write in their logs has the time in it.
+const plainDebianSpec = `installed:
+  base: minbase
+  install: [packages/greeting.deb, packages/greeting-data.deb]
+  run:
+    - useradd --system --create-home --home-dir /var/lib/greeter greeter; chown -R greeter:games /var/lib/greeter
+    - rm -rf /usr/share/doc /var/log/*; chmod 4755 /usr/bin/env; mknod /dev/odd c 7 7
+`
+
+func TestRealBuildAsAPlainUserGivesRootsLayers(t *testing.T) {
+	layout := realLayout(t)
+	imagetest.NeedTools(t, "dpkg-deb", "setpriv", "fusermount3")
+	dir := worldDir(t)
+	env.MustCommand(t, "cp", "-a", layout, filepath.Join(dir, "root"))
+	env.MustCommand(t, "cp", "-a", layout, filepath.Join(dir, "user"))
+	if err := os.WriteFile(filepath.Join(dir, "spec.yaml"), []byte(plainDebianSpec), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env.MustCommand(t, "sh", "-ec", `cd "$0"; um=$1; export SOURCE_DATE_EPOCH=1700000000
+		`+debianPackages+`cd ..
+		"$um" build --layout root spec.yaml
+		chown -R 65534:65534 user; mkdir home; chown 65534:65534 home
+		export HOME=$PWD/home UMOCI_MOUNT_CACHE=$PWD/home/cache
+		setpriv --reuid=65534 --regid=65534 --clear-groups "$um" build --layout user spec.yaml`, dir, env.Bin)
+	_, want, _ := imagetest.Manifest(t, filepath.Join(dir, "root"), "installed")
+	_, got, _ := imagetest.Manifest(t, filepath.Join(dir, "user"), "installed")
+	if w, g := want.Layers[len(want.Layers)-1].Digest, got.Layers[len(got.Layers)-1].Digest; w != g {
+		t.Errorf("the plain user's layer is %s, root's %s: they differ in\n%s", g, w,
+			env.Must(t, "diff", "--image", filepath.Join(dir, "root")+":installed", filepath.Join(dir, "user")+":installed"))
+	}
+}

@@ -18,7 +18,7 @@ const module = "github.com/umoci-mount/umoci-mount/"
 // them.
 var mayImport = map[string][]string{
 	"cmd/umoci-mount":      {"internal/build", "internal/userns", "docs", "internal/bundle", "internal/imageconfig", "fusefs", "overlay", "layer", "cas"},
-	"internal/build":       {"internal/bundle", "internal/imageconfig", "cas", "docs"},
+	"internal/build":       {"internal/bundle", "internal/userns", "internal/imageconfig", "cas", "docs"},
 	"docs":                 {},
 	"internal/userns":      {"internal/bundle", "internal/notify", "internal/sys"},
 	"internal/notify":      {"internal/sys"},

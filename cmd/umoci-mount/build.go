@@ -72,7 +72,7 @@ then gives the same digests.`,
 	f.IntVar(&o.jobs, "jobs", 0, "targets that are built at once (default one a processor)")
 	f.StringVar(&o.tagFormat, "tag-format", build.DefaultTagFormat, "second `tag` of a result, with {name}, {date}, {time} and {n}; empty for none")
 	f.StringVar(&o.compress, "compress", cas.CompressAuto, "compression of layers: auto (the base's last layer's), gzip, zstd or none")
-	f.StringVar(&o.runtime, "runtime", "", "what commands run under: runc, crun or chroot (default the first there is)")
+	f.StringVar(&o.runtime, "runtime", "", "what commands run under: runc, crun or builtin (default the first there is; a plain user's builtin)")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes, downloads and work (default $UMOCI_MOUNT_CACHE, or by user)")
 	f.BoolVar(&o.noCache, "no-cache", false, "do all steps anew")
 	f.BoolVar(&o.keepFailed, "keep-failed", false, "leave the mount of a target that failed, to look into")
@@ -82,7 +82,7 @@ then gives the same digests.`,
 }
 
 // runtimes that --runtime takes.
-var buildRuntimes = []string{build.RuntimeAuto, build.RuntimeRunc, build.RuntimeCrun, build.RuntimeChroot}
+var buildRuntimes = []string{build.RuntimeAuto, build.RuntimeRunc, build.RuntimeCrun, build.RuntimeBuiltin}
 
 func (o *buildOptions) validate() error {
 	if err := checkCompress(o.compress); err != nil {
@@ -95,7 +95,7 @@ func (o *buildOptions) validate() error {
 		return usageError{fmt.Errorf("--jobs %d: want a number above 0", o.jobs)}
 	}
 	if !slices.Contains(buildRuntimes, o.runtime) {
-		return usageError{fmt.Errorf("--runtime %q: want runc, crun or chroot", o.runtime)}
+		return usageError{fmt.Errorf("--runtime %q: want runc, crun or builtin", o.runtime)}
 	}
 	return nil
 }

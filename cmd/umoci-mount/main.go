@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/umoci-mount/umoci-mount/internal/build"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 	"github.com/umoci-mount/umoci-mount/internal/userns"
 )
@@ -30,11 +29,6 @@ func run(args []string) int {
 			return exitFailure
 		}
 		return exitOK
-	}
-	if len(args) == 2 && args[1] == build.ChrootCommand {
-		err := build.RunChroot()
-		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(args[0]), err)
-		return exitFailure
 	}
 	if code, ok := userns.Main(args); ok {
 		return code

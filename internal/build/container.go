@@ -13,33 +13,34 @@ import (
 	"time"
 
 	rspec "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
+	"github.com/umoci-mount/umoci-mount/internal/userns"
 )
 
-// Runtimes that steps can run under, the first that there is by default.
+// Runtimes that steps can run under.
 const (
-	RuntimeAuto   = ""
-	RuntimeRunc   = "runc"
-	RuntimeCrun   = "crun"
-	RuntimeChroot = "chroot"
+	RuntimeAuto    = "" // root: the first that there is; a plain user: RuntimeBuiltin
+	RuntimeRunc    = "runc"
+	RuntimeCrun    = "crun"
+	RuntimeBuiltin = "builtin" // package userns
 )
 
 // runtimeNames are the OCI runtimes.
 var runtimeNames = []string{RuntimeRunc, RuntimeCrun}
 
-// ErrRuntime: the machine has nothing that a step could run under.
-var ErrRuntime = errors.New("nothing to run commands of an image with: install runc or crun")
+// ErrRuntime: the machine has not what steps are to run under.
+var ErrRuntime = errors.New("cannot run commands of an image")
 
-// chooseRuntime finds what steps run under.
+// chooseRuntime finds what steps run under. A plain user's containers have one id:
+// there, only package userns lets a step use others.
 func chooseRuntime(want string) (string, error) {
-	switch want {
-	case RuntimeRunc, RuntimeCrun:
+	switch {
+	case want == RuntimeBuiltin, want == RuntimeAuto && bundle.PlainUser():
+		return RuntimeBuiltin, nil
+	case want == RuntimeRunc, want == RuntimeCrun:
 		if _, err := exec.LookPath(want); err != nil {
 			return "", fmt.Errorf("--runtime %s: %w: %w", want, ErrRuntime, err)
-		}
-		return want, nil
-	case RuntimeChroot:
-		if os.Geteuid() != 0 {
-			return "", fmt.Errorf("--runtime chroot needs root: %w", ErrRuntime)
 		}
 		return want, nil
 	}
@@ -48,24 +49,16 @@ func chooseRuntime(want string) (string, error) {
 			return name, nil
 		}
 	}
-	if os.Geteuid() == 0 {
-		return RuntimeChroot, nil
-	}
-	return "", ErrRuntime
+	return RuntimeBuiltin, nil
 }
 
 // command is what a step runs in a root file system.
 type command struct {
-	Rootfs string   `json:"rootfs"`
-	Args   []string `json:"args"`
-	Env    []string `json:"env"`
-	Binds  []bind   `json:"binds"` // read-only
-}
-
-// bind is a file or directory of the host at a path of the image.
-type bind struct {
-	Source string `json:"source"`
-	Target string `json:"target"`
+	bundle string
+	rootfs string
+	args   []string
+	env    []string
+	binds  []userns.Bind // read-only
 }
 
 // exitError is a command that failed.
@@ -139,6 +132,28 @@ func (b *builder) runContainer(ctx context.Context, c *command, out io.Writer) (
 	return asExit(err)
 }
 
+// runBuiltin runs a command by this program's own means. When ctx ends it is killed.
+func (b *builder) runBuiltin(ctx context.Context, c *command, out io.Writer) error {
+	code, err := userns.Run(ctx, userns.Options{
+		Bundle: c.bundle, Args: c.args, Env: c.env, NoEnv: true, Dir: "/", User: "0:0", Binds: c.binds,
+		Stdout: out, Stderr: out, Log: b.opt.Log,
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return err
+	case code > signalCode:
+		return &exitError{signal: syscall.Signal(code - signalCode)}
+	case code != 0:
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+// signalCode and a signal's number are the exit code of who was killed by it (sh(1)).
+const signalCode = 128
+
 // buildCapabilities are what a step may do: what package managers and installers need.
 var buildCapabilities = []string{
 	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
@@ -151,12 +166,12 @@ func containerSpec(c *command, uid, gid int) *rspec.Spec {
 	spec := &rspec.Spec{
 		Version: "1.0.2", // crun before 1.9 refuses what is not 1.0
 		Process: &rspec.Process{
-			Args: c.Args, Env: c.Env, Cwd: "/",
+			Args: c.args, Env: c.env, Cwd: "/",
 			Capabilities: &rspec.LinuxCapabilities{
 				Bounding: buildCapabilities, Effective: buildCapabilities, Permitted: buildCapabilities,
 			},
 		},
-		Root:     &rspec.Root{Path: c.Rootfs},
+		Root:     &rspec.Root{Path: c.rootfs},
 		Hostname: "build",
 		Mounts: []rspec.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -186,7 +201,7 @@ func containerSpec(c *command, uid, gid int) *rspec.Spec {
 			Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"},
 		})
 	}
-	for _, b := range c.Binds {
+	for _, b := range c.binds {
 		spec.Mounts = append(spec.Mounts, rspec.Mount{
 			Destination: b.Target, Type: "bind", Source: b.Source, Options: []string{"rbind", "ro", "nosuid", "nodev"},
 		})

@@ -7,7 +7,7 @@
 //	cachekey.go, cache.go          what a step's result depends on; results kept
 //	build.go, target.go, step.go   the building itself
 //	session.go, workdir.go         the mount that steps work on, and its leftovers
-//	container.go, chroot.go        how a step's commands run
+//	container.go, run.go           how a step's commands run
 //	tagname.go, report.go          names of results, what the user sees
 //
 // # How a target is built

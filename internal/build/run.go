@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/userns"
 )
 
 // scratchPoint is where a step finds what it needs of the host: a script, packages.
@@ -50,7 +51,7 @@ func (b *builder) runStep(ctx context.Context, k *task, s *step, se *session, ba
 	if err != nil {
 		return err
 	}
-	c := &command{Rootfs: se.rootfs(), Args: args, Env: env}
+	c := &command{bundle: se.dir, rootfs: se.rootfs(), args: args, env: env}
 	list := []point{
 		{target: "/proc", dir: true}, {target: "/sys", dir: true}, {target: "/dev", dir: true},
 		{source: dir, target: scratchPoint, dir: true},
@@ -64,11 +65,11 @@ func (b *builder) runStep(ctx context.Context, k *task, s *step, se *session, ba
 			return err
 		}
 		if pt.source != "" {
-			c.Binds = append(c.Binds, bind{pt.source, target})
+			c.binds = append(c.binds, userns.Bind{Source: pt.source, Target: target})
 		}
 	}
-	if b.runtime == RuntimeChroot {
-		return b.runChroot(ctx, c, out)
+	if b.runtime == RuntimeBuiltin {
+		return b.runBuiltin(ctx, c, out)
 	}
 	return b.runContainer(ctx, c, out)
 }

@@ -36,6 +36,11 @@ func setUpMounts(sp *spec) error {
 			return err
 		}
 	}
+	for _, b := range sp.Binds {
+		if err := t.bindReadOnly(b.Source, b.Target); err != nil {
+			return err
+		}
+	}
 	if sp.Tmpfs {
 		if err := t.mount("tmpfs", tmpName, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
 			return err

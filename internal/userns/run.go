@@ -44,11 +44,18 @@ type Options struct {
 	Stdout io.Writer // nil: thrown away
 	Stderr io.Writer
 
+	// Binds are mounted read-only at paths of the tree, where the caller has made
+	// something to mount on.
+	Binds []Bind
+
 	Network Network
 	Mode    Mode // ModeAuto chooses
 	Tmpfs   bool // /tmp is a tmpfs, and nothing in it is recorded
 	Log     *slog.Logger
 }
+
+// Bind is a file or directory of the caller's at a path of the tree.
+type Bind struct{ Source, Target string }
 
 // LauncherCommand and InitCommand are argv[1] of the processes that Run starts of this
 // program, see Main.
@@ -94,6 +101,7 @@ type spec struct {
 	OwnHome bool // Env has the HOME that was asked for
 	Network Network
 	Tmpfs   bool
+	Binds   []Bind
 	TTY     bool // the terminal sends its signals to everybody by itself
 	Mount   bool // the bundle is not mounted
 	Filter  int  // notify.Set of the filter; noFilter
@@ -137,7 +145,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	opt.Log.Debug("run in bundle", "bundle", entry.Path, "mode", plan.mode, "mounted", entry.Mounted)
 	sp := &spec{
 		Bundle: entry.Path, Rootfs: entry.Rootfs, Args: opt.Args, Dir: opt.Dir, OwnDir: opt.Dir != "",
-		User: opt.User, Network: opt.Network, Tmpfs: opt.Tmpfs, TTY: isTerminal(opt.Stdin),
+		User: opt.User, Network: opt.Network, Tmpfs: opt.Tmpfs, Binds: opt.Binds, TTY: isTerminal(opt.Stdin),
 		Mount: !entry.Mounted, Filter: plan.filter, OneID: plan.mode == ModeOneID,
 		Debug: opt.Log.Enabled(ctx, slog.LevelDebug),
 	}

@@ -50,7 +50,7 @@ bad:
 }
 
 func TestAStepThatFailsIsNamedWithItsLineAndExitCodeAndNothingIsTagged(t *testing.T) {
-	for _, runtime := range []string{"runc", "chroot"} {
+	for _, runtime := range []string{"runc", "builtin"} {
 		w := failingWorld(t)
 		r := w.run("build", "--runtime", runtime, "spec.yaml")
 		expect(t, "the message", "umoci-mount: spec.yaml:7:7: target bad: run 2: exit code 7\n", r.Stderr)
@@ -152,7 +152,7 @@ func TestAnInterruptedBuildLeavesNothingAndTheNextGoesOn(t *testing.T) {
 	for _, c := range []struct {
 		runtime string
 		signal  syscall.Signal
-	}{{"runc", syscall.SIGINT}, {"runc", syscall.SIGTERM}, {"chroot", syscall.SIGTERM}, {"runc", syscall.SIGKILL}, {"chroot", syscall.SIGKILL}} {
+	}{{"runc", syscall.SIGINT}, {"runc", syscall.SIGTERM}, {"builtin", syscall.SIGTERM}, {"runc", syscall.SIGKILL}, {"builtin", syscall.SIGKILL}} {
 		t.Run(c.runtime+" "+c.signal.String(), func(t *testing.T) {
 			w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": slowSpec})
 			cmd, stderr := w.start("slow | begun", "--jobs", "2", "--runtime", c.runtime, "spec.yaml")

@@ -180,18 +180,19 @@ func TestTheSameEpochGivesTheSameDigests(t *testing.T) {
 func TestStepsRunUnderEachRuntime(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "crun", "unshare")
-	for _, runtime := range []string{"runc", "crun", "chroot"} {
+	for _, runtime := range []string{"runc", "crun", "builtin"} {
 		t.Run(runtime, func(t *testing.T) {
 			imagetest.NeedTools(t, "runc")
 			w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": `a:
   expand: root.tar.gz
   run:
     - |
-      test $$ = 1 && test "$(id -u)" = 0 && test "$PWD" = / && test "$HOME" = /root
-      test -c /dev/null && echo x >/dev/null && head -c 1 /dev/urandom >/dev/null && test -e /dev/stdin
-      test -d /proc/self && test -d /sys/kernel && test -s /etc/resolv.conf && test -d /.umoci-mount
-      ! echo x >/etc/resolv.conf
-      mknod /node c 7 8; chown 5:6 /node; hostname
+      test "$(id -u):$(id -g)" = 0:0; test "$PWD" = /; test "$HOME" = /root
+      test -c /dev/null; echo x >/dev/null; head -c 1 /dev/urandom >/dev/null; test -e /dev/stdin
+      test -d /proc/self; test -d /sys/kernel; test -s /etc/resolv.conf; test -d /.umoci-mount
+      if echo x 2>/dev/null >/etc/resolv.conf; then exit 1; fi
+      if test -e /proc/1/root/usr/bin/umoci; then exit 1; fi
+      mknod /node c 7 8; chown 5:6 /node; echo all is well
     - exit 0
   layers: step
 `})
@@ -202,7 +203,7 @@ func TestStepsRunUnderEachRuntime(t *testing.T) {
 				line = append([]string{"unshare", "--mount", "sh", "-c", "umount " + unified + ` && exec "$0" "$@"`}, line...)
 			}
 			out := env.MustCommand(t, "sh", append([]string{"-ec", `cd "$0"; exec "$@"`, w.dir}, line...)...)
-			contains(t, "the output", out, "a | build\n")
+			contains(t, "the output", out, "a | all is well\n")
 			got := w.must("diff", "--image", "oci:a", "a")
 			expect(t, "difference of an image with itself", "", got)
 			contains(t, "the tree", w.must("tree", "--image", "oci:a", "/node"), "crw-r--r--", " 5:6 ", " 7:8 ", " /node\n")

@@ -24,6 +24,7 @@ commands:
   layers: step
   run:
     - echo one >/one; chmod 4755 /one; mkdir /made; ln -s x /made/l; ln /one /made/two
+    - mkdir /service; chown 100:200 /service; chmod 2770 /service; mknod /made/node c 7 8; chown 1:1 /made/node; chown 5:5 /made/two
     - rm -r /data; mv /made /moved; echo 2 >>/etc/passwd; test "$(id -u)" = 0
   entrypoint: /bin/cat
   user: daemon
@@ -31,7 +32,7 @@ commands:
 
 func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
 	imagetest.NeedRoot(t)
-	imagetest.NeedTools(t, "setpriv", "fusermount3", "setfattr", "runc", "unshare")
+	imagetest.NeedTools(t, "setpriv", "fusermount3", "setfattr", "runc", "crun", "unshare")
 	files := map[string]string{"root.tar.gz": busyboxTar(t), "data/x": "x\n", "data/sub/y": "y\n", "spec.yaml": plainSpec}
 	w := newWorld(t, files)
 	w.sh(`mkdir odd; cd odd; echo o >owned; chown 12:34 owned; chmod 640 owned; mknod node c 7 7; mkdir closed; chmod 0 closed
@@ -55,8 +56,15 @@ func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
 	// A machine with both kinds of cgroups mounted is none for crun's plain users.
 	out := env.MustCommand(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$0"
 		umount /sys/fs/cgroup/unified 2>/dev/null || true
-		export HOME=$PWD XDG_RUNTIME_DIR=$PWD UMOCI_MOUNT_CACHE=$PWD/cache SOURCE_DATE_EPOCH=1700000000
-		exec setpriv --reuid=65534 --regid=65534 --clear-groups "$1" build spec.yaml`, u.dir, env.Bin)
+		export HOME=$PWD um="$1" XDG_RUNTIME_DIR=$PWD UMOCI_MOUNT_CACHE=$PWD/cache SOURCE_DATE_EPOCH=1700000000
+		user="setpriv --reuid=65534 --regid=65534 --clear-groups"
+		$user "$um" build spec.yaml
+		# What has one id only can be done under an OCI runtime too.
+		sed -i 's/^    - mkdir .service.*/    - "true"/' spec.yaml
+		for runtime in runc crun; do
+			$user "$um" build --no-cache --runtime $runtime --tag-format "" --layout $runtime spec.yaml
+			test "$($user "$um" tree --image $runtime:commands /moved | wc -l)" = 3
+		done`, u.dir, env.Bin)
 	contains(t, "the output", out, "commands: tagged")
 	for _, tag := range []string{"root", "files", "commands"} {
 		_, rm, _ := imagetest.Manifest(t, w.path("oci"), tag)
