@@ -157,12 +157,14 @@ const plainDebianSpec = `installed:
   install: [packages/greeting.deb, packages/greeting-data.deb]
   run:
     - useradd --system --create-home --home-dir /var/lib/greeter greeter; chown -R greeter:games /var/lib/greeter
-    - rm -rf /usr/share/doc /var/log/*; chmod 4755 /usr/bin/env; mknod /dev/odd c 7 7
+    - rm -rf /usr/share/doc /var/log/*; chmod 4755 /usr/bin/env; mknod /opt/odd c 7 7
 `
 
+// The user has a range of ids: with one alone, a program that gives a file the owner
+// that it sees at another, as useradd does, gives it root's.
 func TestRealBuildAsAPlainUserGivesRootsLayers(t *testing.T) {
 	layout := realLayout(t)
-	imagetest.NeedTools(t, "dpkg-deb", "setpriv", "fusermount3")
+	imagetest.NeedTools(t, "dpkg-deb", "setpriv", "fusermount3", "newuidmap", "unshare")
 	dir := worldDir(t)
 	env.MustCommand(t, "cp", "-a", layout, filepath.Join(dir, "root"))
 	env.MustCommand(t, "cp", "-a", layout, filepath.Join(dir, "user"))
@@ -174,7 +176,9 @@ func TestRealBuildAsAPlainUserGivesRootsLayers(t *testing.T) {
 		"$um" build --layout root spec.yaml
 		chown -R 65534:65534 user; mkdir home; chown 65534:65534 home
 		export HOME=$PWD/home UMOCI_MOUNT_CACHE=$PWD/home/cache
-		setpriv --reuid=65534 --regid=65534 --clear-groups "$um" build --layout user spec.yaml`, dir, env.Bin)
+		echo 65534:100000:65536 >sub
+		unshare --mount --propagation private sh -ec 'mount --bind sub /etc/subuid; mount --bind sub /etc/subgid
+			exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" build --layout user spec.yaml' "$um"`, dir, env.Bin)
 	_, want, _ := imagetest.Manifest(t, filepath.Join(dir, "root"), "installed")
 	_, got, _ := imagetest.Manifest(t, filepath.Join(dir, "user"), "installed")
 	if w, g := want.Layers[len(want.Layers)-1].Digest, got.Layers[len(got.Layers)-1].Digest; w != g {

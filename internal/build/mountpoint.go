@@ -23,8 +23,24 @@ type point struct {
 // points makes the mountpoints that an image lacks, and takes them away after a step, so
 // that no layer has them. The times of the directories they are in stay what they were.
 type points struct {
-	root *os.Root
-	made []madePoint
+	rootfs string
+	root   *os.Root // nil: closed
+	made   []madePoint
+}
+
+func (p *points) open() (err error) {
+	p.root, err = os.OpenRoot(p.rootfs)
+	return err
+}
+
+// close lets go of the root file system, which could not be unmounted else.
+func (p *points) close() error {
+	if p.root == nil {
+		return nil
+	}
+	err := p.root.Close()
+	p.root = nil
+	return err
 }
 
 type madePoint struct{ path, parent string }
@@ -128,6 +144,9 @@ func (p *points) keepTimes(dir string, fn func() error) error {
 
 // undo takes the mountpoints away. What a step has put something into stays.
 func (p *points) undo() error {
+	if p.root == nil {
+		return nil // the tree is thrown away
+	}
 	var errs []error
 	for i := len(p.made) - 1; i >= 0; i-- {
 		m := p.made[i]

@@ -39,22 +39,42 @@ func (b *builder) runStep(ctx context.Context, k *task, s *step, se *session, ba
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(se.rootfs())
-	if err != nil {
+	p := &points{rootfs: se.rootfs()}
+	if err := p.open(); err != nil {
 		return err
 	}
-	p := &points{root: root}
-	defer func() { err = errors.Join(err, p.undo(), root.Close()) }()
-	if !strings.HasPrefix(args[0], scratchPoint+"/") {
-		args[0], err = p.program(args[0], env)
-	}
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, p.undo(), p.close()) }()
 	c := &command{bundle: se.dir, rootfs: se.rootfs(), args: args, env: env}
+	if err := p.prepare(c, dir); err != nil {
+		return err
+	}
+	switch {
+	case b.runtime != RuntimeBuiltin:
+		return b.runContainer(ctx, c, out)
+	case !userns.HasRange():
+		return b.runBuiltin(ctx, c, out)
+	}
+	// With a range of ids the mount is made inside their namespace, and not here.
+	if err := p.close(); err != nil {
+		return err
+	}
+	err = se.unmounted(ctx, func() error { return b.runBuiltin(ctx, c, out) })
+	if se.mounted {
+		err = errors.Join(err, p.open())
+	}
+	return err
+}
+
+// prepare finds a command's program, and makes what it needs to mount on.
+func (p *points) prepare(c *command, scratch string) (err error) {
+	if !strings.HasPrefix(c.args[0], scratchPoint+"/") {
+		if c.args[0], err = p.program(c.args[0], c.env); err != nil {
+			return err
+		}
+	}
 	list := []point{
 		{target: "/proc", dir: true}, {target: "/sys", dir: true}, {target: "/dev", dir: true},
-		{source: dir, target: scratchPoint, dir: true},
+		{source: scratch, target: scratchPoint, dir: true},
 	}
 	if _, err := os.Stat("/etc/resolv.conf"); err == nil {
 		list = append(list, point{source: "/etc/resolv.conf", target: "/etc/resolv.conf"})
@@ -68,10 +88,7 @@ func (b *builder) runStep(ctx context.Context, k *task, s *step, se *session, ba
 			c.binds = append(c.binds, userns.Bind{Source: pt.source, Target: target})
 		}
 	}
-	if b.runtime == RuntimeBuiltin {
-		return b.runBuiltin(ctx, c, out)
-	}
-	return b.runContainer(ctx, c, out)
+	return nil
 }
 
 // program is the path of one of the image's programs. A runtime would say less where

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -48,15 +49,37 @@ func (s *session) open(ctx context.Context, from *cas.Path) error {
 			return err
 		}
 	}
+	if err := s.mount(ctx, s.layout, from); err != nil {
+		return err
+	}
+	s.at = from
+	return nil
+}
+
+// mount mounts a new bundle or, without a layout, the one that there is.
+func (s *session) mount(ctx context.Context, layout string, from *cas.Path) error {
 	_, err := bundle.Mount(ctx, bundle.MountOptions{
-		Bundle: s.dir, Layout: s.layout, From: from, Rootless: os.Geteuid() != 0, Log: s.log,
+		Bundle: s.dir, Layout: layout, From: from, Rootless: os.Geteuid() != 0, Log: s.log,
 		State: bundle.StateOptions{CacheDir: s.cache, SpanCache: spanCache, Volatile: true},
 	})
 	if err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}
-	s.mounted, s.at = true, from
+	s.mounted = true
 	return nil
+}
+
+// unmounted calls fn while the bundle is not mounted.
+func (s *session) unmounted(ctx context.Context, fn func() error) error {
+	if err := bundle.Umount(ctx, s.dir, bundle.UmountOptions{}); err != nil {
+		return err
+	}
+	s.mounted = false
+	if err := fn(); err != nil {
+		// The mount is wanted by who looks into a failure; else close takes the bundle away.
+		return errors.Join(err, s.mount(context.WithoutCancel(ctx), "", nil))
+	}
+	return s.mount(ctx, "", nil)
 }
 
 // commit makes a layer of what changed since the last one.

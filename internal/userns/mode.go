@@ -87,6 +87,16 @@ func choose(want Mode, e *bundle.Entry) (*plan, error) {
 	return &plan{mode: ModeRange, filter: int(notify.SetDevices), uids: uids, gids: gids}, nil
 }
 
+// HasRange reports whether a program that is run in a bundle which is not mounted gets a
+// range of ids (ModeRange).
+func HasRange() bool {
+	if !bundle.PlainUser() {
+		return false
+	}
+	_, _, err := ranges()
+	return err == nil
+}
+
 // ranges are the caller's ids, root first, in the order in which they are mapped.
 func ranges() (uids, gids []idRange, err error) {
 	for _, tool := range []string{"newuidmap", "newgidmap"} {

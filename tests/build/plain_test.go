@@ -3,6 +3,7 @@ package build
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +33,7 @@ commands:
 
 func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
 	imagetest.NeedRoot(t)
-	imagetest.NeedTools(t, "setpriv", "fusermount3", "setfattr", "runc", "crun", "unshare")
+	imagetest.NeedTools(t, "setpriv", "fusermount3", "setfattr", "runc", "crun", "unshare", "newuidmap")
 	files := map[string]string{"root.tar.gz": busyboxTar(t), "data/x": "x\n", "data/sub/y": "y\n", "spec.yaml": plainSpec}
 	w := newWorld(t, files)
 	w.sh(`mkdir odd; cd odd; echo o >owned; chown 12:34 owned; chmod 640 owned; mknod node c 7 7; mkdir closed; chmod 0 closed
@@ -53,6 +54,14 @@ func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
 	}
 	w.env = []string{"SOURCE_DATE_EPOCH=1700000000"}
 	w.must("build", "spec.yaml")
+	// A second user has a range of ids, so that commands see other owners.
+	env.MustCommand(t, "cp", "-a", u.dir, u.dir+"-range")
+	w.write("sub", "65534:100000:65536\n")
+	env.MustCommand(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$0"
+		mount --bind "$2" /etc/subuid; mount --bind "$2" /etc/subgid
+		export HOME=$PWD UMOCI_MOUNT_CACHE=$PWD/cache SOURCE_DATE_EPOCH=1700000000
+		sed -i 's/^    - rm -r/    - test "$(stat -c %u:%g \/owned)" = 12:34; rm -r/' spec.yaml
+		exec setpriv --reuid=65534 --regid=65534 --clear-groups "$1" build spec.yaml`, u.dir+"-range", env.Bin, w.path("sub"))
 	// A machine with both kinds of cgroups mounted is none for crun's plain users.
 	out := env.MustCommand(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$0"
 		umount /sys/fs/cgroup/unified 2>/dev/null || true
@@ -69,6 +78,9 @@ func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
 	for _, tag := range []string{"root", "files", "commands"} {
 		_, rm, _ := imagetest.Manifest(t, w.path("oci"), tag)
 		_, um, _ := imagetest.Manifest(t, u.path("oci"), tag)
+		if _, ranged, _ := imagetest.Manifest(t, u.dir+"-range/oci", tag); fmt.Sprint(ranged.Layers) != fmt.Sprint(rm.Layers) {
+			t.Errorf("%s of a plain user with a range: layers %v, want %v", tag, ranged.Layers, rm.Layers)
+		}
 		r, _ := json.MarshalIndent(rm, "", " ")
 		p, _ := json.MarshalIndent(um, "", " ")
 		expect(t, tag+" of the plain user", string(r), string(p))
