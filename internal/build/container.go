@@ -136,7 +136,7 @@ func (b *builder) runContainer(ctx context.Context, c *command, out io.Writer) (
 func (b *builder) runBuiltin(ctx context.Context, c *command, out io.Writer) error {
 	code, err := userns.Run(ctx, userns.Options{
 		Bundle: c.bundle, Args: c.args, Env: c.env, NoEnv: true, Dir: "/", User: "0:0", Binds: c.binds,
-		Stdout: out, Stderr: out, Log: b.opt.Log,
+		Stdout: out, Stderr: out, NoGrace: true, Log: b.opt.Log,
 	})
 	switch {
 	case ctx.Err() != nil:

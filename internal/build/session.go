@@ -71,7 +71,7 @@ func (s *session) mount(ctx context.Context, layout string, from *cas.Path) erro
 
 // unmounted calls fn while the bundle is not mounted.
 func (s *session) unmounted(ctx context.Context, fn func() error) error {
-	if err := bundle.Umount(ctx, s.dir, bundle.UmountOptions{}); err != nil {
+	if err := bundle.Umount(ctx, s.dir, bundle.UmountOptions{Alone: true}); err != nil {
 		return err
 	}
 	s.mounted = false

@@ -169,7 +169,7 @@ func endBundle(ctx context.Context, dir string) error {
 			return fmt.Errorf("unmount %s, which a hook has mounted: %w", m, err)
 		}
 	}
-	err = bundle.Umount(ctx, dir, bundle.UmountOptions{})
+	err = bundle.Umount(ctx, dir, bundle.UmountOptions{Alone: true})
 	if errors.Is(err, bundle.ErrBusy) {
 		err = errors.Join(err, bundle.Umount(ctx, dir, bundle.UmountOptions{Lazy: true}))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,14 @@ import (
 type UmountOptions struct {
 	Lazy    bool // detach at once; the daemon ends when the last user does
 	Discard bool // throw the changes away
+	// Alone says that nobody of another mount namespace is to use the mount. One that was
+	// made meanwhile, for whatever purpose, has a copy of each mount, which would keep
+	// the daemon for as long as it lasts.
+	Alone bool
 }
+
+// aloneWait is how long a daemon may take to end by itself where it is to be alone.
+const aloneWait = 300 * time.Millisecond
 
 // daemonEnd is how long Umount waits for the daemon after the kernel let go.
 const daemonEnd = 30 * time.Second
@@ -48,15 +56,16 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		}
 		return fmt.Errorf("%s: %w", d.path, ErrNotMounted)
 	}
-	if e == nil && !opt.Lazy {
-		if err := d.mountedElsewhere(); err != nil {
-			return err
-		}
+	switch {
+	case opt.Alone && mounted:
+		err = d.endAlone(ctx, e)
+	case e != nil:
+		err = unmount(e, opt.Lazy || !mounted)
+	case !opt.Lazy:
+		err = d.mountedElsewhere()
 	}
-	if e != nil {
-		if err := unmount(e, opt.Lazy || !mounted); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	if !opt.Lazy {
 		if err := waitUnlocked(ctx, d.state(mountedName)); err != nil {
@@ -67,6 +76,30 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		return d.discard()
 	}
 	return nil
+}
+
+// endAlone unmounts, and ends the daemon if it does not end by itself: all that was
+// acknowledged is in the upper directory.
+func (d *dir) endAlone(ctx context.Context, e *mountEntry) error {
+	if e != nil {
+		if err := flushMount(d.path, slog.New(slog.DiscardHandler)); err != nil {
+			return err
+		}
+		if err := unmount(e, false); err != nil {
+			return err
+		}
+	}
+	short, cancel := context.WithTimeout(ctx, aloneWait)
+	defer cancel()
+	err := waitUnlocked(short, d.state(mountedName))
+	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	st, conn, err := controlCall(d.path, "status")
+	if err != nil {
+		return nil //nolint:nilerr // it ends: that is waited for
+	}
+	return errors.Join(conn.Close(), unix.Kill(st.PID, unix.SIGKILL))
 }
 
 // mountedElsewhere says who serves a bundle whose mount this mount namespace does not

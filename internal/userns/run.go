@@ -51,6 +51,7 @@ type Options struct {
 	Network Network
 	Mode    Mode // ModeAuto chooses
 	Tmpfs   bool // /tmp is a tmpfs, and nothing in it is recorded
+	NoGrace bool // when ctx ends, the program is killed, and not asked to end before
 	Log     *slog.Logger
 }
 
@@ -193,8 +194,13 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 		return 0, p.explain(err)
 	}
 	stop := context.AfterFunc(ctx, func() {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		time.AfterFunc(endGrace, func() { _ = ours.Close() }) // which ends everything
+		grace := endGrace
+		if opt.NoGrace {
+			grace = 0
+		} else {
+			_ = cmd.Process.Signal(unix.SIGTERM)
+		}
+		time.AfterFunc(grace, func() { _ = ours.Close() }) // which ends everything
 	})
 	defer stop()
 	unfollow := follow(cmd.Process, sp.TTY)

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -219,6 +220,47 @@ refused:
 		t.Errorf("exit %d, %s", r.Code, r.Stderr)
 	}
 	expect(t, "the host's file", "precious\n", fileContent(t, w.path("data/file")))
+	if l := left(t); len(l) > 0 {
+		t.Errorf("left are %q", l)
+	}
+}
+
+// A mount namespace that somebody makes meanwhile has a copy of every mount.
+func TestOtherMountNamespacesDoNotKeepABuild(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "runc", "unshare")
+	w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": `root: {expand: root.tar.gz}
+a: {base: root, run: "echo begun; while [ ! -e /go ]; do sleep 0.1; done"}
+`})
+	cmd, stderr := w.start("a | begun", "spec.yaml")
+	other := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "4321")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", other.Process.Pid))
+		if err == nil && strings.HasPrefix(string(line), "sleep") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("unshare does not begin")
+		}
+	}
+	points, err := filepath.Glob(filepath.Join(env.Dir, "cache/build/*/targets/a/rootfs"))
+	if err != nil || len(points) != 1 {
+		t.Fatalf("%q, %v", points, err)
+	}
+	if err := os.WriteFile(filepath.Join(points[0], "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, stderr.String())
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("the end took %v", took)
+	}
 	if l := left(t); len(l) > 0 {
 		t.Errorf("left are %q", l)
 	}
