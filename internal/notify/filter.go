@@ -29,10 +29,12 @@ func Filter(set Set) []unix.SockFilter {
 	const (
 		offNr   = 0 // in struct seccomp_data
 		offArch = 4
+		offArg0 = 16 // the low half, on a machine that puts it first
 		load    = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		ret     = unix.BPF_RET | unix.BPF_K
 	)
+	tell := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_USER_NOTIF}
 	allow := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW}
 	out := []unix.SockFilter{
 		{Code: load, K: offArch},
@@ -41,11 +43,16 @@ func Filter(set Set) []unix.SockFilter {
 		{Code: load, K: offNr},
 	}
 	for nr, c := range calls {
-		if c.set <= set {
-			out = append(out,
-				unix.SockFilter{Code: equal, Jf: 1, K: uint32(nr)},
-				unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_USER_NOTIF})
+		if c.set <= set && nr != unix.SYS_PRCTL {
+			out = append(out, unix.SockFilter{Code: equal, Jf: 1, K: uint32(nr)}, tell)
 		}
+	}
+	if set >= SetOneID {
+		out = append(out,
+			unix.SockFilter{Code: equal, Jf: 4, K: unix.SYS_PRCTL},
+			unix.SockFilter{Code: load, K: offArg0},
+			unix.SockFilter{Code: equal, Jf: 1, K: unix.PR_SET_KEEPCAPS},
+			tell, allow)
 	}
 	return append(out, allow)
 }
@@ -87,6 +94,8 @@ var calls = func() map[int32]handler {
 		unix.SYS_GETRESUID: {SetOneID, func(c *call) answer { return c.getres(c.ids().uid) }},
 		unix.SYS_GETRESGID: {SetOneID, func(c *call) answer { return c.getres(c.ids().gid) }},
 		unix.SYS_GETGROUPS: {SetOneID, (*call).getgroups},
+		unix.SYS_CAPSET:    {SetOneID, (*call).capset},
+		unix.SYS_PRCTL:     {SetOneID, (*call).keepCaps}, // PR_SET_KEEPCAPS alone
 	}
 	for nr, h := range archCalls {
 		all[nr] = h

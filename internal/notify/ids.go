@@ -20,22 +20,55 @@ type idSet struct{ real, effective, saved, fs uint32 }
 
 func (s idSet) has(id uint32) bool { return id == s.real || id == s.effective || id == s.saved }
 
-// creds are what a process believes to be. The zero value is root with no further
-// group. The groups are never changed, but replaced.
+// creds are what a process believes to be. The zero value is root with all
+// capabilities and no further group. The groups are never changed, but replaced.
 type creds struct {
 	uid, gid idSet
 	groups   []uint32
+	noPermit uint64 // capabilities that are not in the permitted set
+	noEffect uint64 // and not in the effective one
+	keepCaps bool   // PR_SET_KEEPCAPS
 }
 
-// root reports whether the process has root's privileges: the kernel gives and takes
-// them with the effective id.
-func (c *creds) root() bool { return c.uid.effective == 0 }
+const allCaps = 1<<64 - 1
+
+// can reports whether the process has a capability.
+func (c *creds) can(capability int) bool { return c.noEffect>>capability&1 == 0 }
+
+// setUID changes the user ids, and the capabilities with them (capabilities(7),
+// "Effect of user ID changes on capabilities").
+func (c *creds) setUID(now idSet) {
+	was := c.uid
+	c.uid = now
+	if was.has(0) && !now.has(0) && !c.keepCaps {
+		c.noPermit, c.noEffect = allCaps, allCaps
+	}
+	switch {
+	case was.effective == 0 && now.effective != 0:
+		c.noEffect = allCaps
+	case was.effective != 0 && now.effective == 0:
+		c.noEffect = c.noPermit
+	}
+}
+
+// execute is what executing a program changes.
+func (c *creds) execute() {
+	c.keepCaps = false
+	c.noPermit, c.noEffect = allCaps, allCaps
+	if c.uid.real == 0 || c.uid.effective == 0 {
+		c.noPermit = 0
+	}
+	if c.uid.effective == 0 {
+		c.noEffect = 0
+	}
+}
 
 func (c *creds) member(gid uint32) bool { return gid == c.gid.fs || slices.Contains(c.groups, gid) }
 
 // entry is what a thread was last known to be.
 type entry struct {
-	start uint64 // when it began (proc_pid_stat(5), field 22): a number is used again
+	start uint64 // see sys.Process
+	stack uint64 // likewise: another in the next program
 	creds creds
 }
 
@@ -81,8 +114,11 @@ func (t *idTable) get(tid int) creds {
 		e, ok := t.of[pid]
 		t.mu.Unlock()
 		if ok && e.start == p.Start {
-			if depth > 0 {
-				t.put(tid, first.Start, e.creds) // it keeps them whatever becomes of its parent
+			if first.Stack != e.stack {
+				e.creds.execute()
+			}
+			if depth > 0 || first.Stack != e.stack {
+				t.put(tid, first, e.creds) // it keeps them whatever becomes of its parent
 			}
 			return e.creds
 		}
@@ -95,7 +131,7 @@ func (t *idTable) get(tid int) creds {
 	return creds{}
 }
 
-func (t *idTable) put(tid int, start uint64, c creds) {
+func (t *idTable) put(tid int, p sys.Process, c creds) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.of) >= pruneAbove {
@@ -105,7 +141,7 @@ func (t *idTable) put(tid int, start uint64, c creds) {
 			}
 		}
 	}
-	t.of[tid] = entry{start, c}
+	t.of[tid] = entry{p.Start, p.Stack, c}
 }
 
 // become gives the caller other ids, and says so to the tree.
@@ -120,7 +156,7 @@ func (c *call) become(now creds) answer {
 			return failed(err)
 		}
 	}
-	c.s.ids.put(c.pid(), p.Start, now)
+	c.s.ids.put(c.pid(), p, now)
 	return answer{}
 }
 
@@ -185,7 +221,7 @@ func (c *call) setUIDs(s idSet, err error) answer {
 		return failed(err)
 	}
 	now := *c.ids()
-	now.uid = s
+	now.setUID(s)
 	return c.become(now)
 }
 
@@ -198,31 +234,35 @@ func (c *call) setGIDs(s idSet, err error) answer {
 	return c.become(now)
 }
 
-func (c *call) setuid() answer { return c.setUIDs(setOne(c.ids().uid, c.uint(0), c.ids().root())) }
+func (c *call) setuid() answer {
+	return c.setUIDs(setOne(c.ids().uid, c.uint(0), c.ids().can(unix.CAP_SETUID)))
+}
 
-func (c *call) setgid() answer { return c.setGIDs(setOne(c.ids().gid, c.uint(0), c.ids().root())) }
+func (c *call) setgid() answer {
+	return c.setGIDs(setOne(c.ids().gid, c.uint(0), c.ids().can(unix.CAP_SETGID)))
+}
 
 func (c *call) setreuid() answer {
-	return c.setUIDs(setTwo(c.ids().uid, c.uint(0), c.uint(1), c.ids().root()))
+	return c.setUIDs(setTwo(c.ids().uid, c.uint(0), c.uint(1), c.ids().can(unix.CAP_SETUID)))
 }
 
 func (c *call) setregid() answer {
-	return c.setGIDs(setTwo(c.ids().gid, c.uint(0), c.uint(1), c.ids().root()))
+	return c.setGIDs(setTwo(c.ids().gid, c.uint(0), c.uint(1), c.ids().can(unix.CAP_SETGID)))
 }
 
 func (c *call) setresuid() answer {
-	return c.setUIDs(setThree(c.ids().uid, c.uint(0), c.uint(1), c.uint(2), c.ids().root()))
+	return c.setUIDs(setThree(c.ids().uid, c.uint(0), c.uint(1), c.uint(2), c.ids().can(unix.CAP_SETUID)))
 }
 
 func (c *call) setresgid() answer {
-	return c.setGIDs(setThree(c.ids().gid, c.uint(0), c.uint(1), c.uint(2), c.ids().root()))
+	return c.setGIDs(setThree(c.ids().gid, c.uint(0), c.uint(1), c.uint(2), c.ids().can(unix.CAP_SETGID)))
 }
 
 // setfsuid and setfsgid answer with the id that was, whether it changes or not.
 func (c *call) setfsuid() answer {
 	now := *c.ids()
 	was := now.uid.fs
-	if id := c.uint(0); now.root() && id != keep || now.uid.has(id) {
+	if id := c.uint(0); id != keep && (now.can(unix.CAP_SETUID) || now.uid.has(id)) {
 		now.uid.fs = id
 		if a := c.become(now); a.errno != 0 {
 			return value(was)
@@ -234,7 +274,7 @@ func (c *call) setfsuid() answer {
 func (c *call) setfsgid() answer {
 	now := *c.ids()
 	was := now.gid.fs
-	if id := c.uint(0); now.root() && id != keep || now.gid.has(id) {
+	if id := c.uint(0); id != keep && (now.can(unix.CAP_SETGID) || now.gid.has(id)) {
 		now.gid.fs = id
 		if a := c.become(now); a.errno != 0 {
 			return value(was)
@@ -243,12 +283,49 @@ func (c *call) setfsgid() answer {
 	return value(was)
 }
 
+// keepCaps is prctl(PR_SET_KEEPCAPS), and capset is capset(2): both are noted, and the
+// kernel goes on with them.
+func (c *call) keepCaps() answer {
+	if now := *c.ids(); now.keepCaps != (c.ptr(1) != 0) {
+		now.keepCaps = c.ptr(1) != 0
+		if a := c.become(now); a.errno != 0 {
+			return a
+		}
+	}
+	return toKernel
+}
+
+func (c *call) capset() answer {
+	const size = 24 // two of struct __user_cap_data_struct
+	version, err := c.readMemory(c.ptr(0), 4)
+	if err != nil || binary.NativeEndian.Uint32(version) == unix.LINUX_CAPABILITY_VERSION_1 {
+		return toKernel
+	}
+	raw, err := c.readMemory(c.ptr(1), size)
+	if err != nil {
+		return toKernel
+	}
+	set := func(i int) uint64 { // effective, permitted, inheritable; the low halves first
+		return uint64(binary.NativeEndian.Uint32(raw[4*i:])) | uint64(binary.NativeEndian.Uint32(raw[12+4*i:]))<<32
+	}
+	now := *c.ids()
+	effective, permitted := set(0), set(1)
+	if permitted&now.noPermit != 0 || effective&^permitted != 0 {
+		return failed(unix.EPERM)
+	}
+	now.noEffect, now.noPermit = ^effective, ^permitted
+	if a := c.become(now); a.errno != 0 {
+		return a
+	}
+	return toKernel
+}
+
 const maxGroups = 65536 // NGROUPS_MAX
 
 func (c *call) setgroups() answer {
 	n := c.int(0)
 	switch {
-	case !c.ids().root():
+	case !c.ids().can(unix.CAP_SETGID):
 		return failed(unix.EPERM)
 	case n < 0 || n > maxGroups:
 		return failed(unix.EINVAL)

@@ -27,7 +27,7 @@ func (c *call) chown(o object, i int) answer {
 	if gid != keep {
 		to[1] = &gid
 	}
-	if !own.root() && (to[0] != nil && uid != own.uid.fs || to[1] != nil && !own.member(gid)) {
+	if !own.can(unix.CAP_CHOWN) && (to[0] != nil && uid != own.uid.fs || to[1] != nil && !own.member(gid)) {
 		return failed(unix.EPERM)
 	}
 	return failed(c.s.opt.Tree.Chown(o.st.Ino, to[0], to[1]))
@@ -41,7 +41,7 @@ func (c *call) mknod(o object, i int) answer {
 		return toKernel
 	}
 	own := c.ids()
-	if !own.root() {
+	if !own.can(unix.CAP_MKNOD) {
 		return failed(unix.EPERM)
 	}
 	umask, err := c.umask()
@@ -82,6 +82,15 @@ func (c *call) xattrName(i int) (name string, ok bool) {
 	return name, ok
 }
 
+// maySet reports whether the caller may set an attribute (cap_inode_setxattr and
+// xattr_permission in the kernel).
+func (c *call) maySet(name string) bool {
+	if name == "security.capability" {
+		return c.ids().can(unix.CAP_SETFCAP)
+	}
+	return c.ids().can(unix.CAP_SYS_ADMIN)
+}
+
 // setxattr is setxattr(2) and its kin: the arguments after the object are name, value,
 // size and flags.
 func (c *call) setxattr(o object) answer {
@@ -110,7 +119,7 @@ func (c *call) setAttribute(o object, nameArg int, addr, size uint64, flags uint
 	if err != nil || !c.ours(&o) {
 		return toKernel
 	}
-	if !c.ids().root() {
+	if !c.maySet(name) {
 		return failed(unix.EPERM)
 	}
 	return failed(c.s.opt.Tree.SetXattr(o.st.Ino, name, data, flags))
@@ -123,7 +132,7 @@ func (c *call) removexattr(o object, i int) answer {
 	if !ok || !c.ours(&o) {
 		return toKernel
 	}
-	if !c.ids().root() {
+	if !c.maySet(name) {
 		return failed(unix.EPERM)
 	}
 	return failed(c.s.opt.Tree.RemoveXattr(o.st.Ino, name))

@@ -13,6 +13,7 @@ type Process struct {
 	Parent int    // the process it was born of, or was given to
 	Group  int    // the process that the thread is of
 	Start  uint64 // when it began: with the number it tells threads apart, which are numbered anew
+	Stack  uint64 // where its stack begins, by chance another in each program executed; 0: not to be known
 }
 
 // ReadProcess describes a thread by its number (proc_pid_stat(5)). ErrNotExist, ESRCH.
@@ -28,13 +29,16 @@ func ReadProcess(tid int) (p Process, err error) {
 	}
 	// The name, field 2, may have blanks and parentheses in it.
 	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(f) < 20 {
+	if len(f) < 26 {
 		return p, unix.ESRCH
 	}
 	if p.Parent, err = strconv.Atoi(f[1]); err != nil {
 		return p, err
 	}
 	if p.Start, err = strconv.ParseUint(f[19], 10, 64); err != nil {
+		return p, err
+	}
+	if p.Stack, err = strconv.ParseUint(f[25], 10, 64); err != nil {
 		return p, err
 	}
 	for line := range strings.Lines(string(status)) {
