@@ -26,12 +26,15 @@ func (o *ops) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, buf []byte) (uint3
 	return uint32(n), fuse.OK
 }
 
-// SetXAttr sets an extended attribute. Setting an access ACL changes the mode;
-// the kernel knows and asks for it again.
+// SetXAttr sets an extended attribute. Setting an access ACL changes the mode; the
+// kernel knows, but not where it leaves ACLs to us (docs/fuse.md, POSIX_ACL).
 func (o *ops) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
 	o.stats.count(opSetXattr)
 	killSgid := in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0
 	err := o.fs.SetXattr(overlay.Ino(in.NodeId), name, value, in.Flags, killSgid)
+	if err == nil && name == "system.posix_acl_access" {
+		o.expireAttr(overlay.Ino(in.NodeId))
+	}
 	return o.status(opSetXattr, in.NodeId, err)
 }
 

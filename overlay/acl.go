@@ -19,6 +19,28 @@ const (
 	aclOther    = 0x20
 )
 
+// aclMode is a mode with the permission bits that an access ACL says, as the kernel's
+// posix_acl_update_mode has them; as it was for what is no ACL.
+func aclMode(acl []byte, mode uint32) uint32 {
+	if len(acl) < aclHeaderSize || (len(acl)-aclHeaderSize)%aclEntrySize != 0 {
+		return mode
+	}
+	masked := false
+	for off := aclHeaderSize; off < len(acl); off += aclEntrySize {
+		perm := uint32(binary.LittleEndian.Uint16(acl[off+2:])) & 7
+		switch tag := binary.LittleEndian.Uint16(acl[off:]); {
+		case tag == aclUserObj:
+			mode = mode&^0o700 | perm<<6
+		case tag == aclMask, tag == aclGroupObj && !masked:
+			mode = mode&^0o070 | perm<<3
+			masked = tag == aclMask
+		case tag == aclOther:
+			mode = mode&^0o007 | perm
+		}
+	}
+	return mode
+}
+
 // inheritACL applies a directory's default ACL to an object made in it with
 // mode, as the kernel's posix_acl_create does: the permission bits are limited
 // by the ACL's and the ACL's by them. access is nil where the bits say it all.

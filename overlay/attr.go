@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/layer"
@@ -342,6 +344,9 @@ func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error
 		want.mode = set.Mode & 0o7777
 	case n.typ == unix.S_IFREG && (uid >= 0 || gid >= 0 || set.Valid&KillSuidgid != 0):
 		want.mode = withoutSuidgid(want.mode)
+		if err := fs.upper.dropCapabilities(a); err != nil {
+			return err
+		}
 	}
 	if !standIn && n.typ == unix.S_IFLNK {
 		if want.uid == 0 && want.gid == 0 {
@@ -355,6 +360,16 @@ func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error
 	}
 	n.over = over
 	return nil
+}
+
+// dropCapabilities removes what the kernel removes of a file that it changes the owner
+// of: a plain user's attribute in its place is none to it.
+func (u *Upper) dropCapabilities(a at) error {
+	err := u.removexattr(a, u.storedXattr("security.capability"))
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
 }
 
 // replaceByStandIn turns a plain user's symlink into a regular file that can hold

@@ -184,6 +184,9 @@ func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgi
 		if errors.Is(err, unix.ENODATA) {
 			return ErrNoXattr
 		}
+		if err == nil && name == xattrACLAccess && fs.upper.rootless {
+			err = fs.applyACLMode(n, a, value)
+		}
 		if err != nil || !killSgid {
 			return err
 		}
@@ -239,6 +242,22 @@ func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) err
 		n.inherit = nil
 	}
 	return nil
+}
+
+// applyACLMode gives a plain user's object the mode that its ACL says: elsewhere the
+// upper's file system does. Preconditions: treeMu and n.mu are held.
+func (fs *FS) applyACLMode(n *node, a at, acl []byte) error {
+	was := uint32(0)
+	if n.over != nil {
+		was = n.over.mode
+	} else {
+		var st unix.Statx_t
+		if err := fs.upper.stat(a, &st); err != nil {
+			return err
+		}
+		was = uint32(st.Mode)
+	}
+	return fs.setOwnerMode(n, a, &SetAttr{Valid: SetMode, Mode: aclMode(acl, was) & 0o7777})
 }
 
 // dropSgid clears the set-group-id bit. Preconditions: treeMu and n.mu are held.

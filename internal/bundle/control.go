@@ -12,21 +12,23 @@ import (
 	"time"
 
 	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
 // The control socket speaks one JSON object a line. A freeze lasts until the
 // connection that asked for it ends, so that a client that dies thaws the mount.
 type controlRequest struct {
-	Op   string `json:"op"`             // "status", "freeze", "edit"
-	Edit *Edit  `json:"edit,omitempty"` // of "edit"
+	Op   string `json:"op"`             // "status", "freeze", "edit", "owner"
+	Edit *Edit  `json:"edit,omitempty"` // of "edit"; of "owner" its Ino
 }
 
 // DaemonStatus is what a daemon says of itself.
 type DaemonStatus struct {
 	PID      int               `json:"pid"`
-	Started  time.Time         `json:"started"`
+	Started  time.Time         `json:"started,omitzero"`
 	Requests map[string]uint64 `json:"requests,omitempty"` // FUSE requests by opcode
 	Error    string            `json:"error,omitempty"`
+	Owner    *overlay.Owner    `json:"owner,omitempty"` // of "owner", in the image's ids
 	Errno    int               `json:"errno,omitempty"` // of an edit that failed
 	Kind     int               `json:"kind,omitempty"`  // of an edit that failed, see readyAnswer
 }
@@ -51,6 +53,7 @@ type controlServer struct {
 	status   func() DaemonStatus
 	freeze   func() (thaw func())
 	edit     func(*Edit) error
+	owner    func(overlay.Ino) (overlay.Owner, error)
 }
 
 func listenControl(bundle string, s *controlServer) error {
@@ -109,6 +112,11 @@ func (s *controlServer) answer(conn net.Conn) (err error) {
 			if err == nil {
 				err = conn.SetDeadline(time.Now().Add(maxFreeze))
 			}
+		case "owner":
+			err = enc.Encode(s.ownerOf(req.Edit))
+			if err == nil {
+				err = conn.SetDeadline(time.Now().Add(maxFreeze))
+			}
 		default:
 			err = enc.Encode(DaemonStatus{Error: fmt.Sprintf("unknown request %q", req.Op)})
 		}
@@ -131,6 +139,18 @@ func (s *controlServer) edited(c *Edit) DaemonStatus {
 		return st
 	}
 	return DaemonStatus{}
+}
+
+// ownerOf says whose an inode is.
+func (s *controlServer) ownerOf(e *Edit) DaemonStatus {
+	if e == nil {
+		return DaemonStatus{Error: "no inode in the request"}
+	}
+	owner, err := s.owner(overlay.Ino(e.Ino))
+	if err != nil {
+		return DaemonStatus{Error: err.Error(), Errno: int(fusefs.Errno(err))}
+	}
+	return DaemonStatus{Owner: &owner}
 }
 
 // controlCall asks a mount's daemon. The connection stays open for the caller.

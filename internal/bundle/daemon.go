@@ -264,7 +264,7 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	started := time.Now()
 	control := &controlServer{
 		log: s.log, freeze: s.fs.Freeze,
-		edit: (&editing{fs: s.fs, told: s.fuse}).apply,
+		owner: s.owner, edit: (&editing{fs: s.fs, told: s.fuse}).apply,
 		status: func() DaemonStatus {
 			return DaemonStatus{PID: os.Getpid(), Started: started, Requests: s.fuse.Stats()}
 		},
@@ -289,6 +289,12 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	err = s.wait(ctx, done)
 	s.log.Info("unmounted", "bundle", bundle)
 	return err
+}
+
+// owner is whose an inode is, in the image's ids.
+func (s *server) owner(ino overlay.Ino) (overlay.Owner, error) {
+	a, err := s.fs.GetAttr(ino)
+	return a.Image, err
 }
 
 // wait returns when the mount has ended.

@@ -101,23 +101,41 @@ func (c *Editor) Apply(ch Edit) error {
 	if c.conn == nil {
 		return (&editing{fs: c.fs}).apply(&ch)
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(editLimit)); err != nil {
-		return fmt.Errorf("ask the mount daemon: %w", err)
+	_, err := c.ask(controlRequest{Op: "edit", Edit: &ch})
+	return err
+}
+
+// Owner is whose an inode is, in the image's ids. The bundle has to be mounted.
+func (c *Editor) Owner(ino uint64) (uid, gid uint32, err error) {
+	if c.conn == nil {
+		return 0, 0, ErrNotMounted
 	}
-	var st DaemonStatus
-	err := c.enc.Encode(controlRequest{Op: "edit", Edit: &ch})
-	if err == nil {
-		err = c.dec.Decode(&st)
+	st, err := c.ask(controlRequest{Op: "owner", Edit: &Edit{Ino: ino}})
+	if err == nil && st.Owner == nil {
+		err = errors.New("the mount daemon is of another version of the program: mount again")
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return st.Owner.UID, st.Owner.GID, nil
+}
+
+// ask asks the daemon.
+func (c *Editor) ask(req controlRequest) (st DaemonStatus, err error) {
+	if err = c.conn.SetDeadline(time.Now().Add(editLimit)); err == nil {
+		if err = c.enc.Encode(req); err == nil {
+			err = c.dec.Decode(&st)
+		}
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("ask the mount daemon: %w", err)
+		return st, fmt.Errorf("ask the mount daemon: %w", err)
 	case st.Errno != 0:
-		return &daemonError{text: st.Error, kind: syscall.Errno(st.Errno)}
+		return st, &daemonError{text: st.Error, kind: syscall.Errno(st.Errno)}
 	case st.Error != "":
-		return readyAnswer{Error: st.Error, Kind: st.Kind}.err()
+		return st, readyAnswer{Error: st.Error, Kind: st.Kind}.err()
 	}
-	return nil
+	return st, nil
 }
 
 // Close releases all of it.

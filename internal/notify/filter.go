@@ -78,6 +78,9 @@ var calls = func() map[int32]handler {
 		unix.SYS_SETXATTRAT:    {SetDevices, func(c *call) answer { return c.setxattrat(c.at(0, 1, c.int(2))) }},
 		unix.SYS_REMOVEXATTRAT: {SetDevices, func(c *call) answer { return c.removexattr(c.at(0, 1, c.int(2)), 3) }},
 
+		unix.SYS_FSTAT:     {SetOneID, func(c *call) answer { return c.stat(c.fd(0), 1) }},
+		sysFstatat:         {SetOneID, func(c *call) answer { return c.stat(c.at(0, 1, c.int(3)&^statFlags), 2) }},
+		unix.SYS_STATX:     {SetOneID, func(c *call) answer { return c.statx(c.at(0, 1, c.int(2)&^statFlags)) }},
 		unix.SYS_SETUID:    {SetOneID, (*call).setuid},
 		unix.SYS_SETGID:    {SetOneID, (*call).setgid},
 		unix.SYS_SETREUID:  {SetOneID, (*call).setreuid},

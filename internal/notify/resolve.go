@@ -3,64 +3,61 @@ package notify
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// resolver finds what a caller's path leads to, by a thread with a root and a working
-// directory of its own: set to the caller's, the kernel itself walks the path, through
-// the caller's mounts and never out of its root. The descriptors it gives are of kind
-// O_PATH: nothing is opened.
-type resolver struct{ requests chan resolveRequest }
+// resolver finds what a caller's path leads to: it gives its thread the caller's root
+// and working directory, so that the kernel itself walks the path, through the caller's
+// mounts and never out of its root. The descriptors it gives are of kind O_PATH: nothing
+// is opened.
+type resolver struct{ home int } // O_PATH descriptor of the thread's own root
 
-type resolveRequest struct {
-	root, base int // O_PATH descriptors
-	path       string
-	flags      int // of openat(2), beside O_PATH
-	done       chan<- resolved
-}
-
-type resolved struct {
-	fd  int
-	err error
-}
-
+// newResolver gives the calling thread, to which its goroutine is locked for ever, a
+// root and working directory apart.
 func newResolver() (*resolver, error) {
-	r := &resolver{requests: make(chan resolveRequest)}
-	ready := make(chan error)
-	go r.run(ready)
-	return r, <-ready
-}
-
-func (r *resolver) close() { close(r.requests) }
-
-func (r *resolver) run(ready chan<- error) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		ready <- fmt.Errorf("get a root directory apart: %w", err)
-		return
+		return nil, fmt.Errorf("get a root directory apart: %w", err)
 	}
-	ready <- nil
-	for q := range r.requests {
-		fd, err := q.open()
-		q.done <- resolved{fd, err}
+	home, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the root directory: %w", err)
 	}
+	return &resolver{home}, nil
 }
 
-func (q *resolveRequest) open() (int, error) {
-	if err := unix.Fchdir(q.root); err != nil {
+func (r *resolver) close() { _ = unix.Close(r.home) }
+
+// open opens a path as seen from root and base, O_PATH descriptors, with flags of
+// openat(2) beside O_PATH.
+func (r *resolver) open(root, base int, path string, flags int) (fd int, err error) {
+	if err := enter(root, base); err != nil {
 		return -1, err
+	}
+	fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+	if herr := enter(r.home, r.home); herr != nil { // never seen: the descriptor is good
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		return -1, herr
+	}
+	return fd, err
+}
+
+// enter changes the thread's root and working directory.
+func enter(root, base int) error {
+	if err := unix.Fchdir(root); err != nil {
+		return err
 	}
 	if err := unix.Chroot("."); err != nil {
-		return -1, err
+		return err
 	}
-	if err := unix.Fchdir(q.base); err != nil {
-		return -1, err
+	if base == root {
+		return nil
 	}
-	return unix.Open(q.path, unix.O_PATH|unix.O_CLOEXEC|q.flags, 0)
+	return unix.Fchdir(base)
 }
 
 // object is what a call is about: a descriptor of it, or why there is none.
@@ -119,7 +116,10 @@ func (c *call) path(i int, follow bool) object {
 func (c *call) at(dir, i, flags int) object { return c.atPath(c.int(dir), i, flags) }
 
 func (c *call) atPath(dirfd, i, flags int) object {
-	path, err := c.readString(c.ptr(i), unix.PathMax, unix.ENAMETOOLONG)
+	path, err := "", error(nil)
+	if c.ptr(i) != 0 || flags&unix.AT_EMPTY_PATH == 0 { // with the flag, NULL is "" (Linux 6.11)
+		path, err = c.readString(c.ptr(i), unix.PathMax, unix.ENAMETOOLONG)
+	}
 	switch {
 	case err != nil:
 		return object{fd: -1, err: err}
@@ -183,10 +183,7 @@ func (c *call) resolve(dirfd int, path string, flags int) (int, error) {
 		}
 		defer unix.Close(base)
 	}
-	done := make(chan resolved)
-	c.s.paths.requests <- resolveRequest{root, base, path, flags, done}
-	r := <-done
-	return r.fd, r.err
+	return c.paths.open(root, base, path, flags)
 }
 
 // ours reports whether an object is of the tree; if not, the kernel answers: it knows

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -24,6 +25,8 @@ type Tree interface {
 	// SetXattr sets an attribute; flags are setxattr(2)'s.
 	SetXattr(ino uint64, name string, value []byte, flags uint32) error
 	RemoveXattr(ino uint64, name string) error
+	// Owner is whose an inode is.
+	Owner(ino uint64) (uid, gid uint32, err error)
 	// Actor says as whom a thread creates files from now on.
 	Actor(tid int, uid, gid uint32) error
 }
@@ -35,6 +38,9 @@ type Options struct {
 	Log    *slog.Logger
 }
 
+// workers is how many calls are worked on at the same time.
+const workers = 4
+
 // Serve answers the calls that come on a listener until no process is left that makes
 // any.
 func Serve(listener *os.File, opt Options) error {
@@ -42,13 +48,56 @@ func Serve(listener *os.File, opt Options) error {
 	if s.opt.Log == nil {
 		s.opt.Log = slog.New(slog.DiscardHandler)
 	}
-	var err error
-	if s.paths, err = newResolver(); err != nil {
+	sys.HurrySeccomp(s.fd)
+	ended := make(chan error, workers)
+	for range workers {
+		go func() { ended <- s.work() }()
+	}
+	var errs []error
+	for range workers {
+		errs = append(errs, <-ended)
+	}
+	return errors.Join(errs...)
+}
+
+// supervisor is one Serve under way.
+type supervisor struct {
+	opt    Options
+	fd     int // the listener
+	ids    idTable
+	owners ownerCache
+
+	receiving sync.Mutex // held by the worker that waits for the next call
+}
+
+// work answers one call after another, in a thread of its own (resolve.go).
+func (s *supervisor) work() error {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	paths, err := newResolver()
+	if err != nil {
 		return err
 	}
-	defer s.paths.close()
-	var working sync.WaitGroup
-	defer working.Wait()
+	defer paths.close()
+	for {
+		c := &call{s: s, paths: paths}
+		if err := s.receive(&c.n); errors.Is(err, errNobody) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		c.serve()
+	}
+}
+
+// errNobody: no process is left that makes calls.
+var errNobody = errors.New("no process left")
+
+// receive waits for a call. One worker at a time does: who has seen that there is one
+// must not find it taken, and wait for another in a way that the end of all does not
+// interrupt.
+func (s *supervisor) receive(n *sys.SeccompNotif) error {
+	s.receiving.Lock()
+	defer s.receiving.Unlock()
 	for {
 		fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
 		_, err := unix.Poll(fds, -1)
@@ -58,33 +107,25 @@ func Serve(listener *os.File, opt Options) error {
 		case err != nil:
 			return fmt.Errorf("wait for system calls: %w", err)
 		case fds[0].Revents&unix.POLLIN == 0:
-			return nil // POLLHUP: the last process with the filter is gone
+			return errNobody // POLLHUP
 		}
-		c := &call{s: s}
-		err = sys.ReceiveSeccomp(s.fd, &c.n)
+		err = sys.ReceiveSeccomp(s.fd, n)
 		switch {
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR):
-			continue
+			continue // whose call it was is gone
 		case err != nil:
 			return fmt.Errorf("receive a system call: %w", err)
 		}
-		working.Go(c.serve)
+		return nil
 	}
-}
-
-// supervisor is one Serve under way.
-type supervisor struct {
-	opt   Options
-	fd    int // the listener
-	paths *resolver
-	ids   idTable
 }
 
 // call is one system call that waits.
 type call struct {
-	s   *supervisor
-	n   sys.SeccompNotif
-	own *creds // the caller's ids, once they were asked for
+	s     *supervisor
+	paths *resolver
+	n     sys.SeccompNotif
+	own   *creds // the caller's ids, once they were asked for
 }
 
 // answer is what becomes of a call.

@@ -69,6 +69,12 @@ func AnswerSeccomp(fd int, r *SeccompResp) error {
 	return seccompIoctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(r))
 }
 
+// HurrySeccomp lets caller and supervisor take turns on one processor, which makes each
+// call some microseconds shorter; where the kernel cannot (before Linux 6.6), they do not.
+func HurrySeccomp(fd int) {
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+}
+
 // SeccompWaits reports whether a call still waits for its answer: then its PID has
 // been that of the caller all the time.
 func SeccompWaits(fd int, id uint64) bool {

@@ -52,3 +52,9 @@ func (t *tree) RemoveXattr(ino uint64, name string) error {
 func (t *tree) Actor(tid int, uid, gid uint32) error {
 	return t.apply(bundle.Edit{Op: bundle.EditActor, TID: tid, UID: &uid, GID: &gid})
 }
+
+func (t *tree) Owner(ino uint64) (uid, gid uint32, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.editor.Owner(ino)
+}

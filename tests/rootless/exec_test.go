@@ -1,6 +1,7 @@
 package rootless
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,15 +21,14 @@ var ways = []struct {
 	before, after string
 	exec          string // flags
 	ids           string // /proc/self/uid_map, blanks removed
-	shows         bool   // other owners are seen
 }{
-	{"root, mounted", asRoot, "$um mount b", "$um umount b", "", "004294967295", true},
-	{"root, not mounted", asRoot, ":", ":", "", "004294967295", true},
-	{"one id, mounted", plain, "$um mount b", "$um umount b", "", "0655341", false},
-	{"one id, not mounted", plain, ":", ":", "", "0655341", false},
-	{"one id though there is a range", ranged, ":", ":", "--ids one", "0655341", false},
-	{"a range, but mounted", ranged, "$um mount b", "$um umount b", "", "0655341", false},
-	{"a range", ranged, ":", ":", "", "0655341110000065536", true},
+	{"root, mounted", asRoot, "$um mount b", "$um umount b", "", "004294967295"},
+	{"root, not mounted", asRoot, ":", ":", "", "004294967295"},
+	{"one id, mounted", plain, "$um mount b", "$um umount b", "", "0655341"},
+	{"one id, not mounted", plain, ":", ":", "", "0655341"},
+	{"one id though there is a range", ranged, ":", ":", "--ids one", "0655341"},
+	{"a range, but mounted", ranged, "$um mount b", "$um umount b", "", "0655341"},
+	{"a range", ranged, ":", ":", "", "0655341110000065536"},
 }
 
 func asRoot(t *testing.T) *user {
@@ -52,24 +52,40 @@ func ranged(t *testing.T) *user {
 	return u
 }
 
-// box makes a bundle b with busybox and the program act in /bin, and an image
-// "img:box" of it, unmounted.
+// box gives the user an image "img:box" with busybox and the program act in /bin, and a
+// bundle b of it, unmounted.
 func (u *user) box() {
 	u.t.Helper()
-	act := filepath.Join(env.Dir, "act")
-	if _, err := os.Stat(act); err != nil {
-		build := exec.Command("go", "build", "-o", act, "./testdata/act")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			u.t.Fatalf("build testdata/act: %v\n%s", err, out)
-		}
+	layout := boxLayout(u.t)
+	own := filepath.Join(u.dir, "img")
+	owner := fmt.Sprintf("%d:%d", u.uid, u.uid)
+	env.MustCommand(u.t, "sh", "-ec", `rm -r "$1"; cp -r "$0" "$1"; chown -R "$2" "$1"`, layout, own, owner)
+	u.must(`$um mount --image img:box b; $um umount b`)
+}
+
+// boxLayout makes the image once.
+func boxLayout(t *testing.T) string {
+	t.Helper()
+	layout := filepath.Join(env.Dir, "box")
+	if _, err := os.Stat(layout); err == nil {
+		return layout
 	}
-	u.must(`$um mount --image img:base a
-		cp "$(command -v busybox)" a/rootfs/bin/busybox
-		cp ` + act + ` a/rootfs/bin/act
+	dir := t.TempDir()
+	act := filepath.Join(dir, "act")
+	build := exec.Command("go", "build", "-o", act, "./testdata/act")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build testdata/act: %v\n%s", err, out)
+	}
+	image := imagetest.Image{Tag: "base", Layers: []imagetest.Layer{{Text: baseLayer}}}
+	if err := imagetest.WriteLayout(filepath.Join(dir, "img"), image); err != nil {
+		t.Fatal(err)
+	}
+	env.MustCommand(t, "sh", "-ec", `cd "$0"; "$1" mount --image img:base a
+		cp "$(command -v busybox)" a/rootfs/bin/busybox; cp act a/rootfs/bin/act
 		for n in $(busybox --list); do [ $n = busybox ] || ln -s busybox a/rootfs/bin/$n; done
-		$um repack --image img:box a; $um umount a
-		$um mount --image img:box b; $um umount b`)
+		"$1" repack --image img:box a; "$1" umount a; mv img "$2"`, dir, env.Bin, layout)
+	return layout
 }
 
 // asRootDoes is what a program does that is root of an image.
@@ -120,8 +136,7 @@ func TestAProgramIsTheImagesRoot(t *testing.T) {
 			out := u.must(way.before + "; $um exec " + way.exec + ` b -- sh -c '` + strings.ReplaceAll(asRootDoes, "'", `'\''`) + `'
 				$um exec ` + way.exec + ` b -- sh -c 'cat /proc/self/uid_map; id -u; stat -c %u:%g /etc/new'
 				` + way.after + "; $um repack --image img:new b")
-			owner := map[bool]string{true: "8:12", false: "0:0"}[way.shows]
-			expect(t, "what is seen", way.ids+"0"+owner, strings.NewReplacer(" ", "", "\n", "").Replace(out))
+			expect(t, "what is seen", way.ids+"08:12", strings.NewReplacer(" ", "", "\n", "").Replace(out))
 			got := strings.Split(u.newLayer("new", ".", "etc", "usr/bin", "tmp"), "\n")
 			expect(t, "the layer", sorted(strings.Split(asRootDid, "\n")), sorted(got))
 		})
@@ -213,15 +228,15 @@ func TestAProgramsIdsAreThoseOfOneThatHasThemAll(t *testing.T) {
 }
 
 func TestSignalsReachTheProgramAndNothingIsLeft(t *testing.T) {
-	for _, way := range ways[:4] {
+	for _, way := range ways[1:3] {
 		t.Run(way.name, func(t *testing.T) {
 			u := way.user(t)
 			u.box()
 			u.must(way.before + `
-			for sig in TERM INT HUP USR1; do
+			for sig in TERM INT USR1; do
 				$um exec ` + way.exec + ` b sh -c "trap 'echo got $sig; exit 3' $sig; echo ready >/etc/ready; while :; do sleep 0.05; done" >out &
 				for i in $(seq 200); do [ -s b/rootfs/etc/ready ] || [ -s b/upper/etc/ready ] && break; sleep 0.05; done
-				sleep 0.2; kill -$sig $!
+				sleep 0.1; kill -$sig $!
 				code=0; wait $! || code=$?
 				[ "$code $(cat out)" = "3 got $sig" ] || { echo "$sig: $code"; cat out; exit 1; }
 				$um exec ` + way.exec + ` b rm /etc/ready
@@ -244,7 +259,7 @@ func TestWhoeverIsKilledNothingIsLeft(t *testing.T) {
 			u.sh(`$um exec b sh -c 'echo ready >/etc/ready; sleep 4321' >/dev/null 2>&1 &
 			for i in $(seq 200); do [ -s b/upper/etc/ready ] && break; sleep 0.05; done
 			for p in /proc/[0-9]*; do
-				if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^[^ ]*umoci-mount ` + victim + ` .*b"; then kill -9 ${p#/proc/}; fi
+				if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^[^ ]*umoci-mount ` + victim + ` \($PWD/\)\?b "; then kill -9 ${p#/proc/}; fi
 			done
 			wait`)
 			if left := leftovers(t, u.dir, "sleep\x004321"); left != "" {

@@ -58,6 +58,7 @@ symlink etc/link shadow
 type user struct {
 	t   *testing.T
 	dir string
+	uid int
 	as  []string // what is before "sh" on the command line
 }
 
@@ -82,7 +83,7 @@ func newUser(t *testing.T, uid int, as ...string) *user {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &user{t, dir, as}
+	return &user{t, dir, uid, as}
 }
 
 // plain is a user without privileges and without ids beside its own.
