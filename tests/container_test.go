@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +47,7 @@ func (c *container) configure(t *testing.T, script string) {
 	spec.Process.Args = []string{"/bin/sh", "-euc", script}
 	if c.wide {
 		spec.Process.Env = append(spec.Process.Env, "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+		spec.Process.NoNewPrivileges = false
 		spec.Process.Capabilities = &rspec.LinuxCapabilities{
 			Bounding: wideCapabilities, Effective: wideCapabilities, Permitted: wideCapabilities,
 		}
@@ -58,6 +60,9 @@ func (c *container) configure(t *testing.T, script string) {
 		spec.Linux.Namespaces = namespaces
 	}
 	for target, source := range c.binds {
+		if slices.ContainsFunc(spec.Mounts, func(m rspec.Mount) bool { return m.Destination == target }) {
+			continue
+		}
 		spec.Mounts = append(spec.Mounts, rspec.Mount{
 			Destination: target, Type: "bind", Source: source, Options: []string{"rbind", "ro"},
 		})
