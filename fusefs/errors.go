@@ -12,6 +12,10 @@ var (
 	ErrNotSetuid = errors.New("fusermount3 is not setuid root: reinstall the fuse3 package")
 	// ErrAllowOther: /etc/fuse.conf does not let plain users share their mounts.
 	ErrAllowOther = errors.New("allow_other is not permitted: add user_allow_other to /etc/fuse.conf")
+	// ErrMountMax: plain users have as many FUSE mounts as /etc/fuse.conf lets them.
+	ErrMountMax = errors.New("too many FUSE mounts: unmount some, or raise mount_max in /etc/fuse.conf")
+	// ErrMayNotMount: root without the capability to mount, as in most containers.
+	ErrMayNotMount = errors.New("mounting takes CAP_SYS_ADMIN (without it: mount --no-mount and exec, or unpack --extract)")
 	// ErrNotDirectory: the mountpoint is something else.
 	ErrNotDirectory = errors.New("mountpoint is not a directory")
 	// ErrBusyMountpoint: something is mounted there, or, when unmounting, used.

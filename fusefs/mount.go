@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,38 @@ func checkMeans(opt *Options) error {
 	}
 	if opt.AllowOther && os.Geteuid() != 0 && !userAllowOther(fuseConf) {
 		return ErrAllowOther
+	}
+	if os.Geteuid() != 0 {
+		return checkMountMax(fuseConf, "/proc/mounts")
+	}
+	return nil
+}
+
+// checkMountMax compares with fusermount3's bound for all mounts of plain users: it
+// writes what is wrong where nobody sees it.
+func checkMountMax(conf, mounts string) error {
+	limit := 1000 // fusermount3's own
+	if data, err := os.ReadFile(conf); err == nil {
+		for line := range strings.Lines(string(data)) {
+			if name, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(name) == "mount_max" {
+				if n, err := strconv.Atoi(strings.TrimSpace(value)); err == nil && n >= -1 {
+					limit = n
+				}
+			}
+		}
+	}
+	data, err := os.ReadFile(mounts)
+	if err != nil || limit == -1 {
+		return nil //nolint:nilerr // fusermount3 will say
+	}
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 2 && (f[2] == "fuse" || f[2] == "fuseblk" || strings.HasPrefix(f[2], "fuse.")) {
+			n++
+		}
+	}
+	if n >= limit {
+		return fmt.Errorf("%w (%d)", ErrMountMax, limit)
 	}
 	return nil
 }
@@ -95,7 +128,7 @@ func explainMount(err error) error {
 	case errors.Is(err, syscall.ENODEV):
 		return ErrNoFuseDevice
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("mount(2) takes root: %w", err)
+		return fmt.Errorf("%w: %w", ErrMayNotMount, err)
 	}
 	if text := err.Error(); strings.HasSuffix(text, "\n") {
 		return errors.New(strings.TrimSpace(text)) // go-fuse's about fusermount3

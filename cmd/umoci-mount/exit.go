@@ -52,6 +52,8 @@ var exitCodes = []struct {
 	{fusefs.ErrNoFusermount, exitMeans},
 	{fusefs.ErrNotSetuid, exitMeans},
 	{fusefs.ErrAllowOther, exitMeans},
+	{fusefs.ErrMountMax, exitMeans},
+	{fusefs.ErrMayNotMount, exitMeans},
 	{overlay.ErrUnsuitable, exitMeans},
 	{userns.ErrNoRange, exitMeans},
 	{userns.ErrNamespace, exitMeans},

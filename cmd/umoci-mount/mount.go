@@ -28,6 +28,7 @@ type mountOptions struct {
 	mtree         bool
 	fresh         bool
 	foreground    bool
+	noMount       bool
 	readOnly      bool
 	allowOther    bool
 	noPassthrough bool
@@ -88,6 +89,7 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.mtree, "mtree", false, "write the mtree manifest of the whole tree too, for stock umoci and gomtree")
 	f.BoolVar(&o.fresh, "fresh", false, "throw away the changes of earlier mounts of the bundle")
 	f.BoolVar(&o.foreground, "foreground", false, "serve the mount in this process until it is unmounted")
+	f.BoolVar(&o.noMount, "no-mount", false, "make the bundle and mount nothing: for exec, which mounts for itself")
 	f.BoolVar(&o.readOnly, "read-only", false, "refuse changes")
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in (root's mounts always do)")
 	f.BoolVar(&o.noPassthrough, "no-passthrough", false, "do not let the kernel read and write changed files by itself")
@@ -104,6 +106,9 @@ func (o *mountOptions) validate() error {
 	if o.ids != "" && len(o.uidMap)+len(o.gidMap) > 0 {
 		return usageError{errors.New("--ids and id maps: want one of them")}
 	}
+	if o.noMount && o.foreground {
+		return usageError{errors.New("--no-mount and --foreground exclude each other")}
+	}
 	if o.fresh && o.image == "" {
 		return usageError{errors.New("--fresh needs --image")}
 	}
@@ -119,7 +124,7 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 		return err
 	}
 	opt := bundle.MountOptions{
-		Bundle: dir, Fresh: o.fresh, Mtree: o.mtree, Foreground: o.foreground, Log: log,
+		Bundle: dir, Fresh: o.fresh, Mtree: o.mtree, Foreground: o.foreground, NoServe: o.noMount, Log: log,
 		Rootless: o.rootless || bundle.PlainUser(),
 		State: bundle.StateOptions{
 			KeepDirlinks: o.keepDirlinks, ReadOnly: o.readOnly, AllowOther: o.allowOther,

@@ -136,6 +136,7 @@ type readyAnswer struct {
 // daemonErrors are the errors of a daemon that whoever started it tells apart.
 var daemonErrors = []error{
 	fusefs.ErrNoFuseDevice, fusefs.ErrNoFusermount, fusefs.ErrNotSetuid, fusefs.ErrAllowOther,
+	fusefs.ErrMountMax, fusefs.ErrMayNotMount,
 	fusefs.ErrBusyMountpoint, fusefs.ErrDeadMount, fusefs.ErrNotDirectory, overlay.ErrUnsuitable,
 	ErrMounted, ErrNotBundle, ErrUser, cas.ErrNotLayout, cas.ErrBlobNotFound,
 	layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,

@@ -25,8 +25,9 @@ type Entry struct {
 	Dir     string   // the working directory, by config.json
 }
 
-// OpenEntry looks at a bundle. ErrNotBundle.
-func OpenEntry(bundle string) (*Entry, error) {
+// OpenEntry looks at a bundle, and takes away a mount that a daemon has left which is no
+// more. ErrNotBundle.
+func OpenEntry(bundle string, log *slog.Logger) (*Entry, error) {
 	path, err := filepath.Abs(bundle)
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
@@ -43,7 +44,11 @@ func OpenEntry(bundle string) (*Entry, error) {
 	if e.Mounted, err = isServed(path); err != nil {
 		return nil, err
 	}
-	if e.Mounted {
+	if !e.Mounted {
+		if err := detachStale(e.Rootfs, log); err != nil {
+			return nil, err
+		}
+	} else {
 		m, err := mountAt(e.Rootfs)
 		if err == nil && m == nil {
 			if err = (&dir{path: path}).mountedElsewhere(); err == nil {

@@ -28,6 +28,7 @@ type MountOptions struct {
 	Fresh      bool     // throw away the changes of an earlier mount
 	Mtree      bool     // write the full mtree manifest too
 	Foreground bool     // serve in this process until the mount ends
+	NoServe    bool     // make the bundle, and mount nothing
 	Lifeline   *os.File // the daemon ends when the other end of this pipe is closed; nil: it lives by itself
 	State      StateOptions
 	Rootless   bool // umoci's --rootless: config.json for a plain user's container
@@ -71,6 +72,9 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 		return nil, err
 	}
 	res = &MountResult{Rootfs: rootfsOf(d.path), Image: m.state.Manifest, Resumed: m.resume}
+	if opt.NoServe {
+		return res, nil
+	}
 	if opt.Foreground {
 		return res, m.serveHere(ctx)
 	}

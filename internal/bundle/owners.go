@@ -6,6 +6,9 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -57,12 +60,17 @@ func namespaceIDs() uint64 {
 }
 
 // OwnsIDs reports whether the process can give files to anybody, and what it gives
-// them to is the same id for everybody: root, in no user namespace.
-func OwnsIDs() bool { return os.Geteuid() == 0 && namespaceIDs() == 1<<32-1 }
+// them to is the same id for everybody: root, in no user namespace. One that may not
+// mount, as in most containers, can work in a user namespace alone, and does not.
+func OwnsIDs() bool {
+	return os.Geteuid() == 0 && namespaceIDs() == 1<<32-1 && sys.HasCapability(unix.CAP_SYS_ADMIN)
+}
 
 // PlainUser reports whether the process has one id: it is no root, or that of a user
-// namespace with nobody else in it.
-func PlainUser() bool { return os.Geteuid() != 0 || namespaceIDs() == 1 }
+// namespace with nobody else in it, or one without a root's means.
+func PlainUser() bool {
+	return os.Geteuid() != 0 || namespaceIDs() == 1 || !sys.HasCapability(unix.CAP_SYS_ADMIN)
+}
 
 // show sets which owners a view of the tree shows.
 func (o *StateOptions) show(opt *overlay.Options) {

@@ -33,3 +33,14 @@ func KeepCapabilities(keep ...int) error {
 	}
 	return nil
 }
+
+// HasCapability reports whether the calling thread has a capability in its effective
+// set.
+func HasCapability(capability int) bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	return data[capability/32].Effective>>(capability%32)&1 != 0
+}

@@ -129,7 +129,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	entry, err := bundle.OpenEntry(opt.Bundle)
+	entry, err := bundle.OpenEntry(opt.Bundle, opt.Log)
 	if err != nil {
 		return 0, err
 	}

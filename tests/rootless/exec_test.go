@@ -60,7 +60,7 @@ func (u *user) box() {
 	own := filepath.Join(u.dir, "img")
 	owner := fmt.Sprintf("%d:%d", u.uid, u.uid)
 	env.MustCommand(u.t, "sh", "-ec", `rm -r "$1"; cp -r "$0" "$1"; chown -R "$2" "$1"`, layout, own, owner)
-	u.must(`$um mount --image img:box b; $um umount b`)
+	u.must(`$um mount --no-mount --image img:box b`)
 }
 
 // boxLayout makes the image once.
