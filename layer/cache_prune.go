@@ -44,12 +44,16 @@ func TreeName(layers []Source, keepDirlinks bool) string {
 	return hex.EncodeToString(key[:])
 }
 
+// BuildDir is a directory in the cache's that is none of its affair: what builds of images
+// work in, and keep (package internal/build). Live mounts are in there.
+const BuildDir = "build"
+
 // Entries lists what the cache holds, what was used last first. Files that come and
 // go meanwhile may or may not be listed.
 func (c *Cache) Entries() ([]CacheEntry, error) {
 	found := map[string]*CacheEntry{}
 	err := fs.WalkDir(c.dir.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && name == lockDir {
+		if err == nil && d.IsDir() && (name == lockDir || name == BuildDir) {
 			return fs.SkipDir
 		}
 		if err == nil && !d.IsDir() {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
 )
 
 // Options of Build.
@@ -40,6 +41,9 @@ type Options struct {
 	Report   *Report
 	Log      *slog.Logger
 }
+
+// dir is a path of what builds have in the cache directory.
+func (o *Options) dir(name string) string { return filepath.Join(o.CacheDir, bundle.BuildDir, name) }
 
 // Result is what a target became.
 type Result struct {
@@ -127,8 +131,8 @@ func (b *builder) open() (err error) {
 	if b.cache, err = openCache(b.layout, b.opt.Spec.File, b.opt.Now, b.opt.NoCache); err != nil {
 		return errors.Join(err, b.layout.Close())
 	}
-	b.sums = openFileSums(filepath.Join(b.opt.CacheDir, "build-files.json"), b.opt.Now)
-	b.fetch = newFetcher(filepath.Join(b.opt.CacheDir, "downloads"))
+	b.sums = openFileSums(b.opt.dir("files.json"), b.opt.Now)
+	b.fetch = newFetcher(b.opt.dir("downloads"))
 	return nil
 }
 
@@ -252,7 +256,7 @@ func (b *builder) result(k *task) *cas.Path {
 // workdir makes the work directory, once.
 func (b *builder) needWork(ctx context.Context) error {
 	b.workOnce.Do(func() {
-		b.work, b.workErr = newWorkdir(ctx, filepath.Join(b.opt.CacheDir, "build"), b.opt.Log)
+		b.work, b.workErr = newWorkdir(ctx, b.opt.dir("work"), b.opt.Log)
 	})
 	return b.workErr
 }

@@ -120,6 +120,9 @@ func (s *fileSums) save() error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+		return err
+	}
 	return writeFile(s.path, data)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"slices"
 
 	"github.com/umoci-mount/umoci-mount/cas"
@@ -31,7 +30,7 @@ func DryRun(ctx context.Context, opt Options, out io.Writer) (err error) {
 			return err
 		}
 	}
-	b.sums = openFileSums(filepath.Join(opt.CacheDir, "build-files.json"), opt.Now)
+	b.sums = openFileSums(opt.dir("files.json"), opt.Now)
 	for _, k := range b.plan.tasks {
 		if err := b.dryTarget(ctx, k, out); err != nil {
 			return err

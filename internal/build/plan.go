@@ -34,6 +34,14 @@ type step struct {
 // mounts reports whether a step works on a mount.
 func (s *step) mounts() bool { return s.kind == stepInstall || s.kind == stepRun }
 
+// inputPos is where the spec names one of a step's inputs.
+func (s *step) inputPos(i int) Pos {
+	if s.kind == stepCopy {
+		return s.copies[i].Pos
+	}
+	return s.sources[i].pos
+}
+
 // source is a file that a step needs.
 type source struct {
 	pos  Pos

@@ -29,7 +29,7 @@ type session struct {
 const unmountLimit = time.Minute
 
 func (b *builder) newSession(target string) *session {
-	dir := filepath.Join(b.work.path, targetsName, strings.ReplaceAll(target, "/", "_"))
+	dir := filepath.Join(b.work.path, targetsName, strings.ReplaceAll(target, "/", "%2F")) // no tag has a "%"
 	return &session{dir: dir, layout: b.layout.Path(), cache: b.opt.CacheDir, log: b.opt.Log}
 }
 

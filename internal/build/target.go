@@ -254,7 +254,7 @@ func (t *targetBuild) steps(ctx context.Context, first int) (err error) {
 	}
 	for i, s := range t.k.steps[first:] {
 		if err := t.step(ctx, s); err != nil {
-			return t.fail(s.pos, s.label, err)
+			return t.fail(s.pos, s.label, s, err)
 		}
 		if !t.hooks {
 			t.b.cache.put(t.k.Name, s.label, &t.keys[first+i], t.top)
@@ -263,8 +263,8 @@ func (t *targetBuild) steps(ctx context.Context, first int) (err error) {
 	return t.runHooks(ctx, "post", t.k.Post)
 }
 
-// fail says which step an error is of. An interruption is nobody's.
-func (t *targetBuild) fail(pos Pos, label string, err error) error {
+// fail says which step an error is of; s is nil for a hook. An interruption is nobody's.
+func (t *targetBuild) fail(pos Pos, label string, s *step, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -272,6 +272,11 @@ func (t *targetBuild) fail(pos Pos, label string, err error) error {
 	if errors.As(err, &already) {
 		pos = already.Pos
 		err = already.Err
+	}
+	var input *bundle.InputError
+	if s != nil && errors.As(err, &input) {
+		pos = s.inputPos(input.Index)
+		err = input // without what was done with it
 	}
 	return at(pos, &StepError{Target: t.k.Name, Step: label, Err: err})
 }
@@ -282,7 +287,7 @@ func (t *targetBuild) runHooks(ctx context.Context, name string, hooks []Text) e
 		return nil
 	}
 	if err := t.se.open(ctx, t.top); err != nil {
-		return t.fail(hooks[0].Pos, name, err)
+		return t.fail(hooks[0].Pos, name, nil, err)
 	}
 	for _, h := range hooks {
 		t.b.opt.Report.step(t.k.Name, name, h.Value)
@@ -300,11 +305,11 @@ func (t *targetBuild) runHooks(ctx context.Context, name string, hooks []Text) e
 			return ctx.Err()
 		}
 		if err != nil {
-			return t.fail(h.Pos, name, err)
+			return t.fail(h.Pos, name, nil, err)
 		}
 	}
 	if err := t.commit(ctx, name, hooks[0].Value); err != nil {
-		return t.fail(hooks[0].Pos, name, err)
+		return t.fail(hooks[0].Pos, name, nil, err)
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func Copy(ctx context.Context, opt DeriveOptions, list []FileCopy, now time.Time
 	defer func() { err = errors.Join(err, c.close()) }()
 	for i := range list {
 		if err := c.add(ctx, &list[i]); err != nil {
-			return nil, fmt.Errorf("copy %s: %w", list[i].Source, err)
+			return nil, &InputError{i, list[i].Source, err}
 		}
 	}
 	return derive(ctx, &opt, nil, func(out io.Writer) ([]byte, error) {

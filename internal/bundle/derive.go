@@ -27,6 +27,17 @@ type DeriveOptions struct {
 	Log      *slog.Logger
 }
 
+// InputError is what is wrong with one of several inputs.
+type InputError struct {
+	Index int // among them
+	Name  string
+	Err   error
+}
+
+func (e *InputError) Error() string { return e.Name + ": " + e.Err.Error() }
+
+func (e *InputError) Unwrap() error { return e.Err }
+
 func (o *DeriveOptions) log() *slog.Logger {
 	if o.Log == nil {
 		return slog.New(slog.DiscardHandler)

@@ -34,9 +34,9 @@ func Expand(ctx context.Context, opt DeriveOptions, archives []Archive) (*cas.Pa
 	return derive(ctx, &opt, nil, func(out io.Writer) ([]byte, error) {
 		return scanned(out, func(w io.Writer) error {
 			x := &expansion{ctx: ctx, out: tar.NewWriter(w), epoch: opt.Epoch}
-			for _, a := range archives {
+			for i, a := range archives {
 				if err := x.archive(a); err != nil {
-					return fmt.Errorf("%s: %w", a.Name, err)
+					return &InputError{i, a.Name, err}
 				}
 			}
 			return x.out.Close()

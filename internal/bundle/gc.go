@@ -13,12 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/layer"
 )
 
 // BuildCacheName is the file of a layout in which builds remember the results of steps.
 // It holds their manifests: removed, it lets gc take them. It does not begin with
 // ".umoci-": stock umoci's gc removes what does.
 const BuildCacheName = ".build-umoci-mount.json"
+
+// BuildDir is the directory in the cache's where builds work, and keep what they know.
+const BuildDir = layer.BuildDir
 
 // GCOptions of GC.
 type GCOptions struct {

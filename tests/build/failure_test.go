@@ -18,7 +18,7 @@ import (
 // left are what a build has in the work directory of the cache, and what is mounted there.
 func left(t *testing.T) []string {
 	t.Helper()
-	out, err := filepath.Glob(filepath.Join(env.Dir, "cache", "build", "*"))
+	out, err := filepath.Glob(filepath.Join(env.Dir, "cache", "build", "work", "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +84,11 @@ func TestAKeptFailureCanBeLookedInto(t *testing.T) {
 	w.must("build", "--target", "good", "spec.yaml") // which leaves it alone
 	if _, err := os.Lstat(filepath.Join(m[1], "rootfs", "first")); err != nil {
 		t.Error(err)
+	}
+	w.sh(`touch -d 2020-01-01 "` + m[1] + `"/rootfs/first`)
+	w.must("cache", "prune", "--max-size", "1GB")
+	if _, err := os.Lstat(filepath.Join(m[1], "rootfs", "first")); err != nil {
+		t.Errorf("cache prune removed it: %v", err)
 	}
 	w.must("umount", m[1])
 	w.must("build", "--no-cache", "--target", "good", "spec.yaml")
@@ -247,7 +252,7 @@ a: {base: root, run: "echo begun; while [ ! -e /go ]; do sleep 0.1; done"}
 			t.Fatal("unshare does not begin")
 		}
 	}
-	points, err := filepath.Glob(filepath.Join(env.Dir, "cache/build/*/targets/a/rootfs"))
+	points, err := filepath.Glob(filepath.Join(env.Dir, "cache/build/work/*/targets/a/rootfs"))
 	if err != nil || len(points) != 1 {
 		t.Fatalf("%q, %v", points, err)
 	}
