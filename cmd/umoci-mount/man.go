@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,32 +34,36 @@ func writeManual(dir string) error {
 	root := newRootCommand(programName)
 	root.DisableAutoGenTag = true // no date: the same definitions give the same pages
 	root.InitDefaultVersionFlag()
-	var each func(*cobra.Command) error
-	each = func(cmd *cobra.Command) error {
-		name := strings.ReplaceAll(cmd.CommandPath(), " ", "-")
-		header := &doc.GenManHeader{
-			Title: strings.ToUpper(name), Section: "1", Source: programName + " " + version, Manual: "User Commands",
-		}
-		f, err := os.Create(filepath.Join(dir, name+".1"))
-		if err != nil {
+	return writePages(dir, root)
+}
+
+// writePages writes the pages of a command and of those below it, the hidden ones too:
+// their users look for them. An alias has a page that leads to the command's.
+func writePages(dir string, cmd *cobra.Command) error {
+	name := strings.ReplaceAll(cmd.CommandPath(), " ", "-")
+	header := &doc.GenManHeader{
+		Title: strings.ToUpper(name), Section: "1", Source: programName + " " + version, Manual: "User Commands",
+	}
+	var page bytes.Buffer
+	if err := doc.GenMan(cmd, header, &page); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".1"), page.Bytes(), 0o644); err != nil {
+		return err
+	}
+	for _, alias := range cmd.Aliases {
+		file := filepath.Join(dir, strings.TrimSuffix(name, cmd.Name())+alias+".1")
+		if err := os.WriteFile(file, []byte(".so man1/"+name+".1\n"), 0o644); err != nil {
 			return err
 		}
-		err = doc.GenMan(cmd, header, f)
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		for _, sub := range cmd.Commands() {
-			if !sub.IsAvailableCommand() || sub.IsAdditionalHelpTopicCommand() {
-				continue
-			}
-			if err := each(sub); err != nil {
-				return err
-			}
-		}
-		return nil
 	}
-	return each(root)
+	for _, sub := range cmd.Commands() {
+		if !sub.Runnable() && !sub.HasSubCommands() || sub.Deprecated != "" || sub.Name() == "serve-mount" || sub.Name() == "help" {
+			continue
+		}
+		if err := writePages(dir, sub); err != nil {
+			return err
+		}
+	}
+	return nil
 }
