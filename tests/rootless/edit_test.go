@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
 )
 
 const capability = "0100000200200000000000000000000000000000"
@@ -107,6 +109,27 @@ func TestEditsThatCannotBeMade(t *testing.T) {
 	}
 	out := u.must(`$um diff b; $um diff m; $um umount m`)
 	expect(t, "changes by what was refused", "", out)
+}
+
+// Programs that copy a file's mode do it by its ACL; a new owner costs a file its
+// capabilities. The upper's file system knows neither of a plain user's files.
+func TestModesFromACLsAndCapabilitiesOfNewOwners(t *testing.T) {
+	imagetest.NeedTools(t, "setfacl")
+	u := plain(t)
+	out := u.must(`$um mount --image img:base b; cd b/rootfs/etc
+		cp -p shadow copy; stat -c %a copy
+		: >acl; chmod 640 acl; chown 8:8 acl; stat -c %a acl; setfacl -m u::rw-,g::r--,o::r-- acl; stat -c %a acl
+		: >mask; setfacl -m u::r--,g::rwx,o::---,u:8:rwx,m::r-x mask; stat -c %a mask
+		cd ../../..
+		$um setxattr b security.capability 0x` + capability + ` etc/acl etc/mask; $um chown b 9 etc/acl
+		chown 9 b/rootfs/etc/mask
+		$um repack --image img:new b; $um umount b`)
+	expect(t, "modes", "640\n640\n644\n450\n", out)
+	got := strings.Split(u.newLayer("new", ".", "etc"), "\n")
+	for i, line := range got {
+		got[i], _, _ = strings.Cut(line, " system.posix_acl_access")
+	}
+	expect(t, "the layer", "0 450 9:0 etc/mask\n0 640 0:0 etc/copy\n0 644 9:8 etc/acl", sorted(got))
 }
 
 func sorted(lines []string) string {

@@ -123,6 +123,26 @@ func TestAContainerInARangeGivesFilesAway(t *testing.T) {
 	expect(t, "the layer", "0 644 8:12 made\n", u.newLayer("new", "."))
 }
 
+// The same from outside, where /etc/fuse.conf lets others in.
+func TestAContainerOnAMappedMountOfAPlainUser(t *testing.T) {
+	imagetest.NeedTools(t, "runc", "jq")
+	u := ranged(t)
+	u.box()
+	u.as = append([]string{
+		"unshare", "--mount", "--propagation", "private", "sh", "-ec",
+		`echo user_allow_other >"$0/conf"; mount --bind "$0/conf" /etc/fuse.conf; umount /sys/fs/cgroup/unified 2>/dev/null || true; exec "$@"`, u.dir,
+	}, u.as...)
+	out := u.must(`export XDG_RUNTIME_DIR=$PWD
+		$um mount --allow-other --rootless --uid-map 0:65534:1 --uid-map 1:100000:65536 --gid-map 0:65534:1 --gid-map 1:100000:65536 --image img:box m
+		jq '.process.terminal = false | .process.capabilities[] += ["CAP_CHOWN"] |
+			.process.args = ["sh", "-ec", "touch /made; chown 8:12 /made; stat -c %u:%g /made /etc/shadow"]' m/config.json >c
+		cat c >m/config.json
+		runc --root "$PWD/state" run -b "$PWD/m" umoci-mount-outside
+		$um repack --image img:new m; $um umount m`)
+	expect(t, "what the container saw", "8:12\n0:42\n", out)
+	expect(t, "the layer", "0 644 8:12 made\n", u.newLayer("new", ".", "etc", "etc/resolv.conf")) // runc made the latter
+}
+
 // A container of root's whose root is nobody on the host.
 func TestAMappedMountForAContainerOfRoots(t *testing.T) {
 	imagetest.NeedTools(t, "runc", "jq")
@@ -179,4 +199,13 @@ func TestAMountLeftByADeadDaemonIsTakenAway(t *testing.T) {
 		$um mount b; kill_daemon; $um umount b; ls b/rootfs`)
 	dead := "Transport endpoint is not connected\n"
 	expect(t, "what is seen", dead+"kept\n"+dead+"kept\n"+dead, out)
+}
+
+func TestAMachineWithoutUserNamespacesSaysSo(t *testing.T) {
+	u := inUnshare(t) // its own limit can be set to none
+	u.box()
+	out, code := u.sh("echo 0 >/proc/sys/user/max_user_namespaces; $um exec b true")
+	if code != 7 || !strings.Contains(out, "user.max_user_namespaces") || strings.Count(out, "\n") != 1 {
+		t.Errorf("exit %d: %s", code, out)
+	}
 }
