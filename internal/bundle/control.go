@@ -91,9 +91,6 @@ func (s *controlServer) serve() {
 
 func (s *controlServer) answer(conn net.Conn) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := conn.SetDeadline(time.Now().Add(maxFreeze)); err != nil {
-		return err
-	}
 	dec, enc := json.NewDecoder(conn), json.NewEncoder(conn)
 	for {
 		var req controlRequest
@@ -106,17 +103,14 @@ func (s *controlServer) answer(conn net.Conn) (err error) {
 		case "freeze":
 			thaw := s.freeze()
 			defer thaw()
+			if err := conn.SetDeadline(time.Now().Add(maxFreeze)); err != nil {
+				return err
+			}
 			err = enc.Encode(s.status())
 		case "edit":
 			err = enc.Encode(s.edited(req.Edit))
-			if err == nil {
-				err = conn.SetDeadline(time.Now().Add(maxFreeze))
-			}
 		case "owner":
 			err = enc.Encode(s.ownerOf(req.Edit))
-			if err == nil {
-				err = conn.SetDeadline(time.Now().Add(maxFreeze))
-			}
 		default:
 			err = enc.Encode(DaemonStatus{Error: fmt.Sprintf("unknown request %q", req.Op)})
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	rspec "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Entry is what a program needs to know of a bundle to be run in its tree.
@@ -85,6 +86,39 @@ func Resume(ctx context.Context, bundle string, lifeline *os.File, log *slog.Log
 	}
 	_, err = Mount(ctx, MountOptions{Bundle: bundle, State: state.Options, Lifeline: lifeline, Log: log})
 	return err
+}
+
+// HoldEntered says that a mount namespace has a copy of the bundle's mount, until the
+// file is closed: an unmount here would not end it.
+func HoldEntered(bundle string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(bundle, stateDir, enteredName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("hold the mount: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// checkEntered is a *BusyError while somebody holds copies of the bundle's mount.
+func (d *dir) checkEntered(e *mountEntry) error {
+	f, err := os.Open(d.state(enteredName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for programs in the bundle: %w", err)
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return &BusyError{Path: e.Point, Holders: findHolders(e)}
+	case err != nil:
+		return fmt.Errorf("look for programs in the bundle: %w", err)
+	}
+	return nil
 }
 
 // AwaitEnd returns nil when the bundle's mount has ended, however that was, and ctx's

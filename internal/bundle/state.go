@@ -27,6 +27,7 @@ const (
 	stateName   = "state.json"
 	lockName    = "lock"
 	mountedName = "mounted"
+	enteredName = "entered"
 	controlName = "control"
 	logName     = "log"
 )

@@ -60,7 +60,12 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 	case opt.Alone && mounted:
 		err = d.endAlone(ctx, e)
 	case e != nil:
-		err = unmount(e, opt.Lazy || !mounted)
+		if mounted && !opt.Lazy {
+			err = d.checkEntered(e)
+		}
+		if err == nil {
+			err = unmount(e, opt.Lazy || !mounted)
+		}
 	case !opt.Lazy:
 		err = d.mountedElsewhere()
 	}

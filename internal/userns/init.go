@@ -95,7 +95,7 @@ func (p *initProcess) run() (code int, err error) {
 		_, _ = io.Copy(io.Discard, p.conn) // returns when the launcher is gone
 		os.Exit(1)
 	}()
-	defer follow(child, p.spec.TTY)()
+	defer follow(child)()
 	return reap(child.Pid)
 }
 
@@ -103,12 +103,17 @@ func (p *initProcess) run() (code int, err error) {
 func reap(program int) (int, error) {
 	for {
 		var ws unix.WaitStatus
-		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		pid, err := unix.Wait4(-1, &ws, unix.WUNTRACED, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return 0, fmt.Errorf("run in bundle: wait: %w", err)
+		case ws.Stopped():
+			// Nobody could continue it: whose shell this is has not stopped.
+			if pid == program && ws.StopSignal() != unix.SIGSTOP {
+				_ = unix.Kill(-pid, unix.SIGCONT)
+			}
 		case pid == program:
 			return signalCode(ws), nil
 		}
@@ -149,6 +154,9 @@ func (p *initProcess) program() (path string, attr *os.ProcAttr, code int, err e
 		return "", nil, code, fmt.Errorf("run %s in the bundle: %w", p.spec.Args[0], cause(err))
 	}
 	attr = &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{}}
+	if p.spec.TTY { // a group of its own, whose number it can see: shells want one
+		attr.Sys.Foreground, attr.Sys.Ctty = true, 0
+	}
 	groups := make([]uint32, 0, len(who.Sgids))
 	for _, g := range who.Sgids {
 		groups = append(groups, uint32(g))

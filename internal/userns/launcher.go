@@ -83,6 +83,12 @@ func (l *launcher) run(ctx context.Context) (code int, err error) {
 			return 0, err
 		}
 		defer func() { err = errors.Join(err, l.unmount()) }()
+	} else {
+		held, err := bundle.HoldEntered(l.spec.Bundle)
+		if err != nil {
+			return 0, err
+		}
+		defer held.Close()
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(l.spec.Rootfs, &st); err != nil {
@@ -153,7 +159,7 @@ func (l *launcher) runInit(ctx context.Context, device uint64) (int, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	defer follow(cmd.Process, l.spec.TTY)()
+	defer follow(cmd.Process)()
 	var r report
 	supervised := func() error { return nil }
 	if err = json.NewEncoder(conn).Encode(&l.spec); err == nil && l.spec.Filter != noFilter {

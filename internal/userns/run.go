@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
@@ -103,7 +104,7 @@ type spec struct {
 	Network Network
 	Tmpfs   bool
 	Binds   []Bind
-	TTY     bool // the terminal sends its signals to everybody by itself
+	TTY     bool // standard input is the terminal, and the program gets its foreground
 	Mount   bool // the bundle is not mounted
 	Filter  int  // notify.Set of the filter; noFilter
 	OneID   bool
@@ -146,7 +147,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	opt.Log.Debug("run in bundle", "bundle", entry.Path, "mode", plan.mode, "mounted", entry.Mounted)
 	sp := &spec{
 		Bundle: entry.Path, Rootfs: entry.Rootfs, Args: opt.Args, Dir: opt.Dir, OwnDir: opt.Dir != "",
-		User: opt.User, Network: opt.Network, Tmpfs: opt.Tmpfs, Binds: opt.Binds, TTY: isTerminal(opt.Stdin),
+		User: opt.User, Network: opt.Network, Tmpfs: opt.Tmpfs, Binds: opt.Binds, TTY: ownsTerminal(opt.Stdin),
 		Mount: !entry.Mounted, Filter: plan.filter, OneID: plan.mode == ModeOneID,
 		Debug: opt.Log.Enabled(ctx, slog.LevelDebug),
 	}
@@ -203,7 +204,7 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 		time.AfterFunc(grace, func() { _ = ours.Close() }) // which ends everything
 	})
 	defer stop()
-	unfollow := follow(cmd.Process, sp.TTY)
+	unfollow := follow(cmd.Process)
 	defer unfollow()
 	var r report
 	if err = p.mapIDs(ctx, cmd.Process.Pid); err == nil {
@@ -213,6 +214,9 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 	}
 	_ = ours.Close() // without an answer: the launcher ends
 	werr := cmd.Wait()
+	if sp.TTY {
+		takeBack(opt.Stdin)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
@@ -265,13 +269,25 @@ func awaitMapping(args []string) int {
 // parentFD is the socket to the parent, in a launcher and in an init.
 const parentFD = 3
 
-func isTerminal(r io.Reader) bool {
+// ownsTerminal reports whether a file is the terminal whose foreground processes this
+// one is of.
+func ownsTerminal(r io.Reader) bool {
 	f, ok := r.(*os.File)
 	if !ok {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	group, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// takeBack makes this process's group the terminal's foreground again, after a program
+// that had it.
+func takeBack(r io.Reader) {
+	signal.Ignore(unix.SIGTTOU) // which a background process gets for this
+	defer signal.Reset(unix.SIGTTOU)
+	if f, ok := r.(*os.File); ok {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.TIOCSPGRP, unix.Getpgrp())
+	}
 }
 
 // signalCode is the exit code for a wait status.

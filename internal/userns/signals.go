@@ -12,10 +12,8 @@ import (
 // followed are the signals that a process passes on to its child.
 var followed = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2}
 
-// follow passes on what this process is sent, until it is stopped. A terminal sends its
-// signals to the whole foreground group, to the program too: those are not passed on,
-// and do not end this process before the program.
-func follow(child *os.Process, tty bool) (stop func()) {
+// follow passes on what this process is sent, until it is stopped.
+func follow(child *os.Process) (stop func()) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, followed...)
 	done := make(chan struct{})
@@ -25,9 +23,6 @@ func follow(child *os.Process, tty bool) (stop func()) {
 			case <-done:
 				return
 			case s := <-signals:
-				if tty && (s == unix.SIGINT || s == unix.SIGQUIT) {
-					continue
-				}
 				if err := child.Signal(s); errors.Is(err, os.ErrProcessDone) {
 					return
 				}

@@ -291,3 +291,36 @@ func leftovers(t *testing.T, dir, mark string) string {
 		}
 	}
 }
+
+func TestAProgramOnATerminal(t *testing.T) {
+	imagetest.NeedTools(t, "script")
+	for _, way := range ways[1:3] {
+		u := way.user(t)
+		u.box()
+		out, code := u.sh(way.before + `
+			code=0; script -qec "$um exec b sh -c 'test -t 0 && test -t 1 && echo terminal; kill -TSTP \$\$; exit 5'" /dev/null </dev/null || code=$?
+			` + way.after + `; exit $code`)
+		if code != 5 || strings.TrimSpace(out) != "terminal" {
+			t.Errorf("%s: exit %d: %q", way.name, code, out)
+		}
+	}
+}
+
+func TestABundleWithAProgramInItIsBusy(t *testing.T) {
+	u := plain(t)
+	u.box()
+	out, code := u.sh(`$um mount b; mkfifo go
+		$um exec b sh -c 'echo ready >/etc/ready; read line' <go & exec 9>go
+		while ! [ -s b/rootfs/etc/ready ]; do sleep 0.05; done
+		code=0; $um umount b || code=$?
+		$um exec b rm /etc/ready
+		exec 9>&-; wait; $um umount b
+		$um exec b sh -c 'echo ready >/etc/ready; read line' <go & exec 9>go
+		while ! [ -s b/upper/etc/ready ]; do sleep 0.05; done
+		for command in "umount b" "mount b" "exec --ids one b true"; do $um $command 2>&1 || echo "exit $?"; done
+		exec 9>&-; wait; exit $code`)
+	if code != 6 || !strings.Contains(out, "held by") || strings.Count(out, "another mount namespace") != 2 ||
+		strings.Count(out, "exit 6\n") != 2 || strings.Count(out, "exit 5\n") != 1 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
