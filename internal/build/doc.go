@@ -1,7 +1,7 @@
 // Package build makes images from a YAML spec: each target from a base and some steps
 // (docs/build.md).
 //
-//	spec.go, decode.go, vars.go    the spec, read strictly, with positions
+//	spec.go, decode*.go, vars.go   the spec, read strictly, with positions
 //	plan.go, order.go              what is built from what, and in which order
 //	inputs.go, fetch.go            files and URLs that steps need: checked before all
 //	cachekey.go, cache.go          what a step's result depends on; results kept

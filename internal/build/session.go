@@ -18,6 +18,7 @@ import (
 // session is the mount that a target's steps work on, one after the other.
 type session struct {
 	dir     string // the bundle
+	target  string // as its status names the image
 	layout  string
 	cache   string
 	log     *slog.Logger
@@ -30,7 +31,7 @@ const unmountLimit = time.Minute
 
 func (b *builder) newSession(target string) *session {
 	dir := filepath.Join(b.work.path, targetsName, strings.ReplaceAll(target, "/", "%2F")) // no tag has a "%"
-	return &session{dir: dir, layout: b.layout.Path(), cache: b.opt.CacheDir, log: b.opt.Log}
+	return &session{dir: dir, target: target, layout: b.layout.Path(), cache: b.opt.CacheDir, log: b.opt.Log}
 }
 
 // rootfs is the mountpoint.
@@ -59,7 +60,7 @@ func (s *session) open(ctx context.Context, from *cas.Path) error {
 // mount mounts a new bundle or, without a layout, the one that there is.
 func (s *session) mount(ctx context.Context, layout string, from *cas.Path) error {
 	_, err := bundle.Mount(ctx, bundle.MountOptions{
-		Bundle: s.dir, Layout: layout, From: from, Rootless: os.Geteuid() != 0, Log: s.log,
+		Bundle: s.dir, Layout: layout, Tag: s.target, From: from, Rootless: os.Geteuid() != 0, Log: s.log,
 		State: bundle.StateOptions{CacheDir: s.cache, SpanCache: spanCache, Volatile: true},
 	})
 	if err != nil {

@@ -38,8 +38,17 @@ const (
 )
 
 // newWorkdir makes a directory below base, after it has ended what killed builds left.
-func newWorkdir(ctx context.Context, base string, log *slog.Logger) (*workdir, error) {
+func newWorkdir(ctx context.Context, base string, log *slog.Logger) (_ *workdir, err error) {
 	if err := os.MkdirAll(base, 0o700); err != nil {
+		return nil, fmt.Errorf("make a work directory: %w", err)
+	}
+	// A directory that is new is not locked yet: nobody may look for leftovers now.
+	all, err := os.Open(base)
+	if err == nil {
+		defer func() { err = errors.Join(err, all.Close()) }()
+		err = unix.Flock(int(all.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("make a work directory: %w", err)
 	}
 	if err := sweep(ctx, base, log); err != nil {

@@ -141,7 +141,7 @@ func (x *expansion) header(h *tar.Header) (*tar.Header, error) {
 		ModTime: layer.ClampTime(h.ModTime.Unix(), x.epoch),
 	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have it
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		out.Typeflag, out.Size = tar.TypeReg, h.Size
 	case tar.TypeDir:
 		if name != "." {
