@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/umoci-mount/umoci-mount/cas"
@@ -149,6 +151,13 @@ func (o *buildOptions) run(ctx context.Context, out io.Writer, file string) erro
 	}
 	file0, ok := out.(*os.File)
 	opt.Report = build.NewReport(out, ok && term.IsTerminal(int(file0.Fd())))
+	// A terminal that is closed interrupts; a reader who has enough does not end a build,
+	// which would leave its mounts.
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGHUP)
+	defer stop()
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, unix.SIGPIPE)
+	defer signal.Stop(pipe)
 	res, err := build.Build(ctx, opt)
 	if err != nil {
 		return err

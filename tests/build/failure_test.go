@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,7 +159,7 @@ func TestAnInterruptedBuildLeavesNothingAndTheNextGoesOn(t *testing.T) {
 	for _, c := range []struct {
 		runtime string
 		signal  syscall.Signal
-	}{{"runc", syscall.SIGINT}, {"runc", syscall.SIGTERM}, {"builtin", syscall.SIGTERM}, {"runc", syscall.SIGKILL}, {"builtin", syscall.SIGKILL}} {
+	}{{"runc", syscall.SIGINT}, {"runc", syscall.SIGTERM}, {"builtin", syscall.SIGHUP}, {"runc", syscall.SIGKILL}, {"builtin", syscall.SIGKILL}} {
 		t.Run(c.runtime+" "+c.signal.String(), func(t *testing.T) {
 			w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": slowSpec})
 			cmd, stderr := w.start("slow | begun", "--jobs", "2", "--runtime", c.runtime, "spec.yaml")
@@ -265,6 +266,19 @@ a: {base: root, run: "echo begun; while [ ! -e /go ]; do sleep 0.1; done"}
 	}
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("the end took %v", took)
+	}
+	if l := left(t); len(l) > 0 {
+		t.Errorf("left are %q", l)
+	}
+}
+
+func TestAReaderWhoHasEnoughDoesNotEndABuild(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "runc")
+	w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": "root: {expand: root.tar.gz}\na: {base: root, run: seq 20000}\n"})
+	w.sh(env.Bin + " build spec.yaml | head -n 1 >first")
+	if tags := w.tags(); !slices.Contains(tags, "a") {
+		t.Errorf("tags are %q", tags)
 	}
 	if l := left(t); len(l) > 0 {
 		t.Errorf("left are %q", l)
