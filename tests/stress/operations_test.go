@@ -159,10 +159,17 @@ func (w *worker) device(o op) bool {
 
 // aligned makes sizes that O_DIRECT takes.
 func (w *worker) aligned(o op) op {
-	if flags, err := unix.FcntlInt(uintptr(w.slot(o)), unix.F_GETFL, 0); err == nil && flags&unix.O_DIRECT != 0 {
+	if w.unbuffered(o) {
 		o.N, o.Off = (o.N+4095)&^4095, o.Off&^4095
 	}
 	return o
+}
+
+// unbuffered reports whether the slot was opened with O_DIRECT. Moving data within the
+// kernel to or from it is EINVAL on ext4 where a mount can do it.
+func (w *worker) unbuffered(o op) bool {
+	flags, err := unix.FcntlInt(uintptr(w.slot(o)), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_DIRECT != 0
 }
 
 // buffer is aligned to a page.
@@ -302,6 +309,9 @@ func (w *worker) mapWrite(o op) (string, error) {
 // copy copies from a slot to the next one.
 func (w *worker) copy(o op) (string, error) {
 	to := w.fds[(o.Slot+1)%slots]
+	if w.unbuffered(o) || w.unbuffered(op{Slot: (o.Slot + 1) % slots}) {
+		return "", nil
+	}
 	in, out := o.Off, int64(0)
 	n, err := unix.CopyFileRange(w.slot(o), &in, to, &out, int(o.N), 0)
 	return strconv.Itoa(n), err
@@ -309,7 +319,7 @@ func (w *worker) copy(o op) (string, error) {
 
 func (w *worker) sendfile(o op) (string, error) {
 	to := op{Slot: (o.Slot + 1) % slots}
-	if w.device(o) || w.device(to) {
+	if w.device(o) || w.device(to) || w.unbuffered(o) || w.unbuffered(to) {
 		return "", nil
 	}
 	off := o.Off
