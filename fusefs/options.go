@@ -30,6 +30,9 @@ type Options struct {
 	// MaxWrite is the longest READ and WRITE in bytes; 0: 1 MiB, the most that
 	// kernels take.
 	MaxWrite int
+	// Sleepy leaves idle processors to sleep as they do while requests come in quick
+	// succession. Without it root's server keeps them awake meanwhile.
+	Sleepy bool
 	// DefaultPermissions makes the kernel check modes and ACLs. Without it whoever
 	// can reach the mount can do anything in it.
 	DefaultPermissions bool

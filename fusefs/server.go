@@ -21,6 +21,7 @@ type Server struct {
 	fuse       *fuse.Server
 	mountpoint string // absolute
 	direct     bool
+	sleepy     bool // Options.Sleepy
 }
 
 // Mount mounts fs on a directory. The kernel has been answered once when it
@@ -54,12 +55,20 @@ func Mount(fs *overlay.FS, mountpoint string, opt Options) (*Server, error) {
 			opt.Log.Debug("read-ahead stays as it is", slog.Any("cause", err))
 		}
 	}
-	return &Server{ops: o, fuse: srv, mountpoint: path, direct: opt.DirectMount}, nil
+	return &Server{ops: o, fuse: srv, mountpoint: path, direct: opt.DirectMount, sleepy: opt.Sleepy}, nil
 }
 
 // Serve answers requests until the file system is unmounted. It is to be called
 // once.
-func (s *Server) Serve() { s.fuse.Serve() }
+func (s *Server) Serve() {
+	if !s.sleepy {
+		s.ops.stats.wakeup.start(latencyDevice)
+	}
+	s.fuse.Serve()
+	if err := s.ops.stats.wakeup.stop(); err != nil {
+		s.ops.log.Warn("let processors sleep again", slog.Any("error", err))
+	}
+}
 
 // Unmount takes the mount away and waits for the end of every request.
 // ErrBusyMountpoint while it is in use.

@@ -61,15 +61,21 @@ var opcodeNames = [opcodes]string{
 func (op opcode) String() string { return opcodeNames[op] }
 
 // stats counts requests by kind.
-type stats [opcodes]atomic.Uint64
+type stats struct {
+	kinds  [opcodes]atomic.Uint64
+	wakeup wakefulness
+}
 
-func (s *stats) count(op opcode) { s[op].Add(1) }
+func (s *stats) count(op opcode) {
+	s.kinds[op].Add(1)
+	s.wakeup.request()
+}
 
 // snapshot is the counters that are not zero, by name.
 func (s *stats) snapshot() map[string]uint64 {
 	out := make(map[string]uint64, opcodes)
-	for op := range s {
-		if n := s[op].Load(); n != 0 {
+	for op := range s.kinds {
+		if n := s.kinds[op].Load(); n != 0 {
 			out[opcodeNames[op]] = n
 		}
 	}

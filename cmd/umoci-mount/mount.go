@@ -32,6 +32,7 @@ type mountOptions struct {
 	readOnly      bool
 	allowOther    bool
 	noPassthrough bool
+	idleSleep     bool
 	volatile      bool
 	extract       bool
 	raw           bool // no bundle: the argument is the root file system
@@ -93,6 +94,7 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.readOnly, "read-only", false, "refuse changes")
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in (root's mounts always do)")
 	f.BoolVar(&o.noPassthrough, "no-passthrough", false, "do not let the kernel read and write changed files by itself")
+	f.BoolVar(&o.idleSleep, "idle-sleep", false, "let idle processors sleep while requests come in quick succession: less power, more time")
 	f.BoolVar(&o.volatile, "volatile", false, "do not fsync the data of files that are copied up")
 	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
@@ -128,7 +130,7 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 		Rootless: o.rootless || bundle.PlainUser(),
 		State: bundle.StateOptions{
 			KeepDirlinks: o.keepDirlinks, ReadOnly: o.readOnly, AllowOther: o.allowOther,
-			NoPassthrough: o.noPassthrough, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,
+			NoPassthrough: o.noPassthrough, IdleSleep: o.idleSleep, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,
 		},
 	}
 	if o.image != "" {

@@ -62,6 +62,7 @@ type StateOptions struct {
 	Rootless      bool              `json:"rootless,omitempty"` // the upper stores owners in override_stat
 	AllowOther    bool              `json:"allow_other,omitempty"`
 	NoPassthrough bool              `json:"no_passthrough,omitempty"`
+	IdleSleep     bool              `json:"idle_sleep,omitempty"`
 	Volatile      bool              `json:"volatile,omitempty"`
 	Debug         bool              `json:"debug,omitempty"`
 	IDs           IDs               `json:"ids,omitempty"`

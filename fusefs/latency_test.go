@@ -1,0 +1,67 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+// said is what was written to a file that stands for the device.
+func said(t *testing.T, file string) []uint32 {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []uint32
+	for ; len(b) >= 4; b = b[4:] {
+		out = append(out, binary.NativeEndian.Uint32(b))
+	}
+	return out
+}
+
+func TestProcessorsStayAwakeDuringBurstsAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "device")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var w wakefulness
+	w.start(file)
+	for range 3 { // a request now and then
+		w.request()
+		time.Sleep((restlessTicks + 2) * wakefulTick)
+	}
+	if got := said(t, file); len(got) > 0 {
+		t.Fatalf("single requests are taken for bursts: %v", got)
+	}
+	var want []uint32
+	for range 2 {
+		for end := time.Now().Add(50 * wakefulTick); time.Now().Before(end); {
+			w.request()
+		}
+		if want = append(want, noLatency); !slices.Equal(said(t, file), want) {
+			t.Fatalf("in a burst: %v, want %v", said(t, file), want)
+		}
+		want = append(want, anyLatency)
+		for deadline := time.Now().Add(10 * time.Second); !slices.Equal(said(t, file), want); time.Sleep(wakefulTick) {
+			if time.Now().After(deadline) {
+				t.Fatalf("after a burst: %v, want %v", said(t, file), want)
+			}
+		}
+	}
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWithoutTheDeviceProcessorsAreLeftAlone(t *testing.T) {
+	var w wakefulness
+	w.start(filepath.Join(t.TempDir(), "none"))
+	w.request()
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+}
