@@ -26,7 +26,7 @@ would say; all else can be done in BUNDLE/rootfs.`
 func atLeast(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < len(names) {
-			return usageError{fmt.Errorf("invalid number of positional arguments: expected %s...", strings.Join(names, " "))}
+			return usageError{fmt.Errorf("invalid number of positional arguments: expected at least %s", strings.Join(names, " "))}
 		}
 		for _, a := range args {
 			if a == "" {

@@ -42,6 +42,16 @@ func OpenEditor(ctx context.Context, bundle string, log *slog.Logger) (*Editor, 
 	return c, nil
 }
 
+// DialEditor is OpenEditor for a bundle that is mounted: other commands may be working
+// on it.
+func DialEditor(bundle string) (*Editor, error) {
+	c := &Editor{}
+	if err := c.dial(bundle); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 func (c *Editor) open(ctx context.Context, bundle string, log *slog.Logger) (err error) {
 	d, err := openDir(bundle)
 	if err != nil {

@@ -88,17 +88,49 @@ func Resume(ctx context.Context, bundle string, lifeline *os.File, log *slog.Log
 	return err
 }
 
-// HoldEntered says that a mount namespace has a copy of the bundle's mount, until the
-// file is closed: an unmount here would not end it.
-func HoldEntered(bundle string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(bundle, stateDir, enteredName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("hold the mount: %w", err)
+// Hold is held by each mount namespace that has a copy of a bundle's mount: an unmount
+// elsewhere would not end it.
+type Hold struct {
+	entered *os.File // locked, shared
+	notes   *os.File // locked by who reads or writes it
+}
+
+// HoldEntered begins a Hold.
+func HoldEntered(bundle string) (h *Hold, err error) {
+	h = &Hold{}
+	for name, to := range map[string]**os.File{enteredName: &h.entered, notesName: &h.notes} {
+		if *to, err = os.OpenFile(filepath.Join(bundle, stateDir, name), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), h.Close())
+		}
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), f.Close())
+	if err := unix.Flock(int(h.entered.Fd()), unix.LOCK_SH); err != nil {
+		return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), h.Close())
 	}
-	return f, nil
+	return h, nil
+}
+
+// Notes calls f with a file that all holders share; one at a time is called. Last is
+// whether there is no other holder: then this one's hold has ended.
+func (h *Hold) Notes(leaving bool, f func(notes *os.File, last bool) error) error {
+	if err := unix.Flock(int(h.notes.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("hold the mount: %w", err)
+	}
+	last := false
+	if leaving {
+		last = unix.Flock(int(h.entered.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	}
+	return errors.Join(f(h.notes, last), unix.Flock(int(h.notes.Fd()), unix.LOCK_UN))
+}
+
+// Close ends the hold.
+func (h *Hold) Close() error {
+	var errs []error
+	for _, f := range []*os.File{h.entered, h.notes} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkEntered is a *BusyError while somebody holds copies of the bundle's mount.

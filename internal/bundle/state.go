@@ -28,6 +28,7 @@ const (
 	lockName    = "lock"
 	mountedName = "mounted"
 	enteredName = "entered"
+	notesName   = "points"
 	controlName = "control"
 	logName     = "log"
 )

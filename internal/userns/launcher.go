@@ -83,18 +83,17 @@ func (l *launcher) run(ctx context.Context) (code int, err error) {
 			return 0, err
 		}
 		defer func() { err = errors.Join(err, l.unmount()) }()
-	} else {
-		held, err := bundle.HoldEntered(l.spec.Bundle)
-		if err != nil {
-			return 0, err
-		}
-		defer held.Close()
 	}
+	hold, err := bundle.HoldEntered(l.spec.Bundle)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, hold.Close()) }()
 	var st unix.Stat_t
 	if err := unix.Stat(l.spec.Rootfs, &st); err != nil {
 		return 0, &os.PathError{Op: "run in bundle: look at", Path: l.spec.Rootfs, Err: err}
 	}
-	l.made, err = makePoints(l.spec.Rootfs, l.spec.Tmpfs)
+	l.made, err = makePoints(l.spec.Rootfs, l.spec.Tmpfs, hold)
 	if err != nil {
 		return 0, err
 	}
@@ -195,7 +194,7 @@ func (l *launcher) supervise(conn net.Conn, device uint64) (wait func() error, e
 	if err != nil {
 		return none, err
 	}
-	tree, err := openTree(l.spec.Bundle, l.log)
+	tree, err := openTree(l.spec.Bundle)
 	if err != nil {
 		return none, errors.Join(err, listener.Close())
 	}

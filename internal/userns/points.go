@@ -1,27 +1,64 @@
 package userns
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
 )
 
 // madePoints are mountpoints that an image has not got, made in its tree for the time
-// of a run, so that no layer gets them.
+// of a run, so that no layer gets them. They are noted in the bundle: of several runs the
+// last one removes them, also those of one that was killed.
 type madePoints struct {
 	root int // O_PATH descriptor
-	made []madePoint
+	hold *bundle.Hold
+	made []madePoint // as far as they are noted
 }
 
+// madePoint is one of them, as it is noted.
 type madePoint struct {
-	name  string
-	dir   bool
-	mtime unix.Timespec // of the directory it is in, before it was made
-	after unix.Timespec // and thereafter
+	Name  string
+	Dir   bool
+	Ino   uint64
+	Mtime unix.Timespec // of the directory it is in, before it was made
+	After unix.Timespec // and thereafter
 }
+
+// notes calls f with what is noted, and notes what f has made of it.
+func (m *madePoints) notes(leaving bool, f func(last bool) error) error {
+	return m.hold.Notes(leaving, func(notes *os.File, last bool) error {
+		data, err := io.ReadAll(io.NewSectionReader(notes, 0, maxNotes))
+		if err != nil {
+			return err
+		}
+		m.made = nil
+		if len(data) > 0 {
+			if err := json.Unmarshal(data, &m.made); err != nil {
+				return fmt.Errorf("read the notes of mountpoints: %w", err)
+			}
+		}
+		before := len(m.made)
+		err = f(last)
+		if len(m.made) == before {
+			return err
+		}
+		if data, jerr := json.Marshal(m.made); jerr == nil {
+			_, werr := notes.WriteAt(data, 0)
+			err = errors.Join(err, werr, notes.Truncate(int64(len(data))))
+		}
+		return err
+	})
+}
+
+// maxNotes bounds the notes in bytes.
+const maxNotes = 64 << 10
 
 // wantedPoints are the paths that setUpMounts mounts on. Parents come first.
 var wantedPoints = []struct {
@@ -34,19 +71,25 @@ const tmpName = "tmp"
 
 // makePoints makes the mountpoints that are missing. Where that cannot be done, as in a
 // tree that is mounted read-only, the program does without them.
-func makePoints(rootfs string, tmpfs bool) (m *madePoints, err error) {
+func makePoints(rootfs string, tmpfs bool, hold *bundle.Hold) (m *madePoints, err error) {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "run in bundle: open", Path: rootfs, Err: err}
 	}
-	m = &madePoints{root: root}
-	for _, p := range wantedPoints {
-		if p.name == tmpName && !tmpfs {
-			continue
+	m = &madePoints{root: root, hold: hold}
+	err = m.notes(false, func(bool) error {
+		for _, p := range wantedPoints {
+			if p.name == tmpName && !tmpfs {
+				continue
+			}
+			if err := m.make(p.name, p.dir); err != nil {
+				return fmt.Errorf("run in bundle: make mountpoint /%s: %w", p.name, err)
+			}
 		}
-		if err := m.make(p.name, p.dir); err != nil {
-			return nil, errors.Join(fmt.Errorf("run in bundle: make mountpoint /%s: %w", p.name, err), m.remove())
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, m.remove())
 	}
 	return m, nil
 }
@@ -74,7 +117,7 @@ func (m *madePoints) make(name string, dir bool) error {
 	if err := unix.Fstat(parent, &st); err != nil {
 		return err
 	}
-	p := madePoint{name: name, dir: dir, mtime: st.Mtim}
+	p := madePoint{Name: name, Dir: dir, Mtime: st.Mtim}
 	if dir {
 		err = unix.Mkdirat(parent, base, 0o755)
 	} else {
@@ -89,7 +132,11 @@ func (m *madePoints) make(name string, dir bool) error {
 	if err := unix.Fstat(parent, &st); err != nil {
 		return err
 	}
-	p.after = st.Mtim
+	p.After = st.Mtim
+	if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	p.Ino = st.Ino
 	m.made = append(m.made, p)
 	return nil
 }
@@ -97,17 +144,23 @@ func (m *madePoints) make(name string, dir bool) error {
 // remove takes away what was made, and the trace in the times of the directories
 // where nothing else has changed since. What the program has put something into stays.
 func (m *madePoints) remove() error {
-	var errs []error
-	for i := len(m.made) - 1; i >= 0; i-- {
-		if err := m.removeOne(&m.made[i]); err != nil {
-			errs = append(errs, fmt.Errorf("remove mountpoint /%s: %w", m.made[i].name, err))
+	err := m.notes(true, func(last bool) error {
+		var errs []error
+		for i := len(m.made) - 1; i >= 0 && last; i-- {
+			if err := m.removeOne(&m.made[i]); err != nil {
+				errs = append(errs, fmt.Errorf("remove mountpoint /%s: %w", m.made[i].Name, err))
+			}
 		}
-	}
-	return errors.Join(append(errs, unix.Close(m.root))...)
+		if last {
+			m.made = nil
+		}
+		return errors.Join(errs...)
+	})
+	return errors.Join(err, unix.Close(m.root))
 }
 
 func (m *madePoints) removeOne(p *madePoint) error {
-	parent, err := m.parent(p.name)
+	parent, err := m.parent(p.Name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil // the program has removed it
 	}
@@ -119,17 +172,17 @@ func (m *madePoints) removeOne(p *madePoint) error {
 	if err := unix.Fstat(parent, &st); err != nil {
 		return err
 	}
-	base := filepath.Base(p.name)
-	if p.dir {
+	base := filepath.Base(p.Name)
+	var point unix.Stat_t
+	err = unix.Fstatat(parent, base, &point, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err != nil:
+	case point.Ino != p.Ino, !p.Dir && point.Size > 0:
+		return nil // another, or not empty
+	case p.Dir:
 		err = unix.Unlinkat(parent, base, unix.AT_REMOVEDIR)
-	} else {
-		var file unix.Stat_t
-		if err = unix.Fstatat(parent, base, &file, unix.AT_SYMLINK_NOFOLLOW); err == nil {
-			if file.Size > 0 || file.Mode&unix.S_IFMT != unix.S_IFREG {
-				return nil
-			}
-			err = unix.Unlinkat(parent, base, 0)
-		}
+	default:
+		err = unix.Unlinkat(parent, base, 0)
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTEMPTY):
@@ -137,11 +190,11 @@ func (m *madePoints) removeOne(p *madePoint) error {
 	case err != nil:
 		return err
 	}
-	if st.Mtim != p.after && !m.ownTrace(p, st.Mtim) {
+	if st.Mtim != p.After && !m.ownTrace(p, st.Mtim) {
 		return nil
 	}
 	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(parent), []unix.Timespec{omit, p.mtime}, 0)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(parent), []unix.Timespec{omit, p.Mtime}, 0)
 }
 
 // ownTrace reports whether a directory's time is that of another mountpoint made or
@@ -149,7 +202,7 @@ func (m *madePoints) removeOne(p *madePoint) error {
 // each removal sets the time back to what it was before that one was made.
 func (m *madePoints) ownTrace(p *madePoint, now unix.Timespec) bool {
 	for _, o := range m.made {
-		if filepath.Dir(o.name) == filepath.Dir(p.name) && (o.mtime == now || o.after == now) {
+		if filepath.Dir(o.Name) == filepath.Dir(p.Name) && (o.Mtime == now || o.After == now) {
 			return true
 		}
 	}

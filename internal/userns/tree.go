@@ -1,8 +1,6 @@
 package userns
 
 import (
-	"context"
-	"log/slog"
 	"sync"
 
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
@@ -17,8 +15,8 @@ type tree struct {
 	editor *bundle.Editor // protected by mu
 }
 
-func openTree(path string, log *slog.Logger) (*tree, error) {
-	e, err := bundle.OpenEditor(context.Background(), path, log)
+func openTree(path string) (*tree, error) {
+	e, err := bundle.DialEditor(path)
 	if err != nil {
 		return nil, err
 	}

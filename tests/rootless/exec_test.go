@@ -324,3 +324,24 @@ func TestABundleWithAProgramInItIsBusy(t *testing.T) {
 		t.Errorf("exit %d: %s", code, out)
 	}
 }
+
+// Several programs at once, in several runs: each makes, gives away, asks and removes, and
+// finds its own. The mountpoints are there for all of them, and then for none.
+func TestManyProgramsAtOnce(t *testing.T) {
+	const storm = `i=0; while [ $i -lt 12 ]; do
+		d=/tmp/$1-$2-$i; mkdir $d; touch $d/a; chown $i:$1 $d/a; mknod $d/n c 1 $i
+		[ "$(stat -c %u:%g $d/a)" = $i:$1 ] && [ "$(stat -c %T $d/n)" = $(printf %x $i) ] || echo "$d is wrong"
+		su mail -c "touch /tmp/m-$1-$2-$i; id -u" >/dev/null; [ "$(stat -c %u /tmp/m-$1-$2-$i)" = 8 ] || echo "$d: mail has nothing"
+		[ -e /proc/self/stat ] && [ -d /sys/kernel ] && [ -c /dev/null ] || echo "$d: no /proc"
+		rm -r $d; i=$((i+1)); done`
+	u := plain(t)
+	u.box()
+	out := u.must(`$um mount b; rmdir b/rootfs/proc b/rootfs/sys b/rootfs/dev
+		cat >b/rootfs/storm <<'EOF'
+` + storm + `
+EOF
+		for run in 1 2 3; do $um exec b sh -c "sh /storm $run 1 & sh /storm $run 2 & wait" & done; wait
+		rm b/rootfs/storm; ls b/rootfs/tmp | wc -l; ls b/rootfs
+		$um umount b`)
+	expect(t, "what is left", "72\nbin\netc\nroot\ntmp\nusr\nvar\n", out)
+}
