@@ -13,6 +13,7 @@ import (
 
 // Each spec begins with a target that would leave a file if anything ran.
 func TestBadSpecsAreRefusedWithTheirPlaceBeforeAnythingRuns(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/file.txt" {
 			fmt.Fprint(out, "text")
@@ -123,6 +124,7 @@ func TestBadFlagsAreRefused(t *testing.T) {
 }
 
 func TestADryRunSaysWhatIsDoneAndDoesNothing(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	w := fiveWorld(t)
 	contains(t, "the first dry run", w.must("build", "--dry-run", "spec.yaml"),

@@ -12,6 +12,7 @@ import (
 )
 
 func TestBuildsInOneLayoutAtOnceDoNotDisturbEachOther(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "runc")
 	const builds = 4
@@ -51,6 +52,7 @@ func TestBuildsInOneLayoutAtOnceDoNotDisturbEachOther(t *testing.T) {
 }
 
 func TestWhatAnotherGcRemovedIsBuiltAgain(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "runc", "umoci")
 	w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": "root: {expand: root.tar.gz}\ntwo: {base: root, run: [touch /1, touch /2]}\n"})
@@ -63,6 +65,7 @@ func TestWhatAnotherGcRemovedIsBuiltAgain(t *testing.T) {
 }
 
 func TestADamagedRecordOfStepsIsNone(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	for name, damage := range map[string]string{
 		"text": `echo no JSON >oci/.build-umoci-mount.json`, "half": `head -c 100 oci/.build-umoci-mount.json >x; mv x oci/.build-umoci-mount.json`,
@@ -80,6 +83,7 @@ func TestADamagedRecordOfStepsIsNone(t *testing.T) {
 
 // The layout's owner can go on with what root has built in it.
 func TestRootLeavesTheLayoutToItsOwner(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	w := newWorld(t, map[string]string{"spec.yaml": "a: {copy: spec.yaml x}\n"})
 	w.must("init", "--layout", "oci")

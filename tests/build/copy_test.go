@@ -25,6 +25,7 @@ symlink loop loop
 `
 
 func TestCopiesGoWhereAProcessOfTheImageWouldPutThem(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	for _, c := range []struct{ name, copy, want, fails string }{
 		{name: "a file to a new name", copy: "data/x new", want: "-rw-r----- 0:0 1 /new"},

@@ -40,6 +40,7 @@ func tarOf(t *testing.T, headers ...tar.Header) string {
 }
 
 func TestArchivesThatLeadOutAreRefusedOrStayInside(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	for _, c := range []struct {
 		name    string
@@ -89,6 +90,7 @@ func TestArchivesThatLeadOutAreRefusedOrStayInside(t *testing.T) {
 }
 
 func TestArchivesOfEachCompressionKeepOwnersXattrsAndACLs(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "setfattr", "setfacl", "xz", "bzip2", "zstd", "umoci")
 	w := newWorld(t, nil)

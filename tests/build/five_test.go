@@ -73,6 +73,7 @@ func fiveWorld(t *testing.T) *world {
 
 // What comes out is looked at in stock umoci's unpacking, and run by runc.
 func TestFiveTargetsAreBuiltAndRun(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedTools(t, "jq")
 	w := fiveWorld(t)
 	out := w.must("build", "--set", "level=7", "spec.yaml")
@@ -111,6 +112,7 @@ func (w *world) runs(tag string) string {
 }
 
 func TestASecondRunIsAllCacheAndOthersSayWhyNot(t *testing.T) {
+	t.Parallel()
 	w := fiveWorld(t)
 	w.sh(`sed -i '/^  pre/,/^  post/d' spec.yaml`) // hooks run every time
 	w.must("build", "spec.yaml")
@@ -146,6 +148,7 @@ func TestASecondRunIsAllCacheAndOthersSayWhyNot(t *testing.T) {
 }
 
 func TestTheCachesImagesOutliveGc(t *testing.T) {
+	t.Parallel()
 	w := fiveWorld(t)
 	w.must("build", "spec.yaml")
 	w.sh(`for tag in $("` + env.Bin + `" ls --layout oci); do "` + env.Bin + `" rm --image oci:$tag; done`)
@@ -164,6 +167,7 @@ func TestTheCachesImagesOutliveGc(t *testing.T) {
 }
 
 func TestTheSameEpochGivesTheSameDigests(t *testing.T) {
+	t.Parallel()
 	w := fiveWorld(t)
 	w.env = []string{"SOURCE_DATE_EPOCH=1600000000"}
 	w.must("build", "spec.yaml")
@@ -178,6 +182,7 @@ func TestTheSameEpochGivesTheSameDigests(t *testing.T) {
 }
 
 func TestStepsRunUnderEachRuntime(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "crun", "unshare")
 	for _, runtime := range []string{"runc", "crun", "builtin"} {

@@ -1,5 +1,6 @@
 // Package build builds images from specs by the program, and looks at what comes out
-// with stock umoci and runc.
+// with stock umoci and runc. Tests that look at what builds leave, for which all have one
+// cache directory, do not run in parallel with others.
 package build
 
 import (

@@ -32,6 +32,7 @@ commands:
 `
 
 func TestAPlainUserBuildsTheSameLayersAsRoot(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "setpriv", "fusermount3", "setfattr", "runc", "crun", "unshare", "newuidmap")
 	files := map[string]string{"root.tar.gz": busyboxTar(t), "data/x": "x\n", "data/sub/y": "y\n", "spec.yaml": plainSpec}

@@ -12,6 +12,7 @@ import (
 )
 
 func TestTheFirstExampleOfGenociIsBuiltTwice(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "umoci", "runc")
 	w := newWorld(t, map[string]string{"cirros.yaml": readTestdata(t, "cirros.yaml"), "cirros.tar.gz": busyboxTar(t)})
@@ -49,6 +50,7 @@ func TestTheFirstExampleOfGenociIsBuiltTwice(t *testing.T) {
 
 // What the image's own tools would do is done by scripts of their names.
 func TestTheSecondExampleOfGenociIsBuilt(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "umoci", "runc")
 	w := newWorld(t, map[string]string{"centos.yaml": readTestdata(t, "centos.yaml"), "busybox.tar.gz": busyboxTar(t)})

@@ -10,6 +10,7 @@ import (
 // Steps that undo, hide and link what others have made: one layer of them all shows the
 // same tree as their layers do.
 func TestOneLayerOfAllStepsIsWhatTheirLayersAre(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.NeedTools(t, "runc", "umoci")
 	const steps = `
