@@ -169,8 +169,16 @@ func (o *buildOptions) run(ctx context.Context, out io.Writer, file string) erro
 }
 
 // isStepError reports whether a build's step failed by itself, and not for an
-// interruption.
+// interruption, or for want of space.
 func isStepError(err error) bool {
 	var step *build.StepError
-	return errors.As(err, &step) && !errors.Is(err, context.Canceled)
+	if !errors.As(err, &step) {
+		return false
+	}
+	for _, other := range []error{context.Canceled, unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	return true
 }

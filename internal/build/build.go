@@ -133,6 +133,9 @@ func (b *builder) open() (err error) {
 	}
 	b.sums = openFileSums(b.opt.dir("files.json"), b.opt.Now)
 	b.fetch = newFetcher(b.opt.dir("downloads"))
+	if b.sums.layout, err = filepath.EvalSymlinks(b.layout.Path()); err != nil {
+		return errors.Join(err, b.layout.Close())
+	}
 	return nil
 }
 

@@ -75,8 +75,9 @@ type fileState struct {
 
 // fileSums remembers digests of files between builds, in the user's cache.
 type fileSums struct {
-	path string
-	now  time.Time
+	path   string
+	now    time.Time
+	layout string // its path without symlinks, which no step reads; "": there is none yet
 
 	mu   sync.Mutex
 	have map[string]fileSum // protected by mu; by path
@@ -209,6 +210,9 @@ func (s *fileSums) tree(h hash.Hash, name string, owners bool) error {
 	return filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if p == s.layout {
+			return fs.SkipDir
 		}
 		info, err := d.Info()
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"slices"
 
 	"github.com/umoci-mount/umoci-mount/cas"
@@ -31,6 +32,11 @@ func DryRun(ctx context.Context, opt Options, out io.Writer) (err error) {
 		}
 	}
 	b.sums = openFileSums(opt.dir("files.json"), opt.Now)
+	if b.layout != nil {
+		if b.sums.layout, err = filepath.EvalSymlinks(b.layout.Path()); err != nil {
+			return err
+		}
+	}
 	for _, k := range b.plan.tasks {
 		if err := b.dryTarget(ctx, k, out); err != nil {
 			return err

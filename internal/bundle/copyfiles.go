@@ -40,7 +40,8 @@ type FileCopy struct {
 const OwnerKeep = "keep"
 
 // Copy makes an image of opt.From and one layer of files of the host or of other
-// images. now is the time of directories that are made on the way.
+// images. The layout itself is left out of directories that it is in. now is the time of
+// directories that are made on the way.
 func Copy(ctx context.Context, opt DeriveOptions, list []FileCopy, now time.Time) (_ *cas.Path, err error) {
 	im, err := opt.open(ctx, opt.From)
 	if err != nil {
@@ -48,6 +49,9 @@ func Copy(ctx context.Context, opt DeriveOptions, list []FileCopy, now time.Time
 	}
 	c := &copying{opt: &opt, im: im, now: now.Unix(), entries: map[string]*copied{}}
 	defer func() { err = errors.Join(err, c.close()) }()
+	if c.layout, err = filepath.EvalSymlinks(opt.Layout.Path()); err != nil {
+		return nil, err
+	}
 	for i := range list {
 		if err := c.add(ctx, &list[i]); err != nil {
 			return nil, &InputError{i, list[i].Source, err}
@@ -70,6 +74,7 @@ type copied struct {
 type copying struct {
 	opt     *DeriveOptions
 	im      *Image // that is copied into
+	layout  string // its path without symlinks
 	now     int64  // seconds
 	entries map[string]*copied
 	closers []func() error
@@ -104,6 +109,9 @@ func (c *copying) add(ctx context.Context, f *FileCopy) error {
 		return err
 	}
 	w := copyWalk{c: c, view: view, file: f, owner: owner}
+	if t, ok := view.(*dirTree); ok {
+		w.host = t.root.Name()
+	}
 	return w.walk(ctx, at, dest, o)
 }
 
@@ -246,11 +254,15 @@ type copyWalk struct {
 	view  versionedTree
 	file  *FileCopy
 	owner *[2]uint32
+	host  string // the directory of the host that paths are below; "": those of an image
 }
 
 func (w *copyWalk) walk(ctx context.Context, from, to string, o *object) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if w.host != "" && filepath.Join(w.host, from) == w.c.layout {
+		return nil
 	}
 	if layer.IsWhiteoutName(path.Base(to)) {
 		return fmt.Errorf("%q: %w", from, layer.ErrReservedName)

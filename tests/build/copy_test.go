@@ -101,3 +101,17 @@ func (w *world) topLayer(tag string) string {
 	}
 	return strings.Join(out, "\n")
 }
+
+func TestTheLayoutIsNotCopiedIntoItself(t *testing.T) {
+	t.Parallel()
+	imagetest.NeedRoot(t)
+	w := newWorld(t, map[string]string{"spec.yaml": "a: {copy: . /src}\n", "dir/x": "x"})
+	for range 2 {
+		w.must("build", "spec.yaml")
+	}
+	contains(t, "the second run", w.must("build", "spec.yaml"), "a: cached")
+	got := w.must("tree", "--image", "oci:a", "/src")
+	if strings.Contains(got, "oci") || !strings.Contains(got, "/src/dir/x") {
+		t.Errorf("copied is\n%s", got)
+	}
+}

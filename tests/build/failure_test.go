@@ -284,3 +284,20 @@ func TestAReaderWhoHasEnoughDoesNotEndABuild(t *testing.T) {
 		t.Errorf("left are %q", l)
 	}
 }
+
+func TestADiskThatIsFullIsSaidAndNothingIsLeft(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "runc", "unshare")
+	w := newWorld(t, map[string]string{"root.tar.gz": busyboxTar(t), "spec.yaml": "root: {expand: root.tar.gz}\nbig: {base: root, run: head -c 6000000 /dev/urandom >/big}\n"})
+	w.must("build", "--target", "root", "spec.yaml")
+	r := env.Command(t, nil, "unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$0"
+		mkdir disk; mount -t tmpfs -o size=4m none disk; cp -a oci disk/oci
+		code=0; "$1" build --layout disk/oci spec.yaml || code=$?
+		"$1" ls --layout disk/oci; "$1" fsck --layout disk/oci >&2; exit $code`, w.dir, env.Bin)
+	if r.Code != codeSpace || !strings.Contains(r.Stderr, "no space left on device") || strings.Contains(r.Stdout, "tagged") {
+		t.Errorf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if l := left(t); len(l) > 0 {
+		t.Errorf("left are %q", l)
+	}
+}

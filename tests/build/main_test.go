@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 const (
 	codeUsage     = 2
 	codeNotFound  = 3
+	codeSpace     = 9
 	codeInterrupt = 10
 	codeSpec      = 11
 	codeStep      = 12
