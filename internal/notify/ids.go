@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,8 +76,30 @@ type entry struct {
 // idTable has the ids of threads that changed them, and of some that were born of
 // those. Who is not in it and descends from nobody in it is root.
 type idTable struct {
-	mu sync.Mutex
-	of map[int]entry // protected by mu
+	mu    sync.Mutex
+	of    map[int]entry    // protected by mu
+	seen  map[int]struct{} // protected by mu; threads that were looked for lately
+	clear time.Time        // protected by mu; when seen was cleared
+}
+
+// seenFor is how long a thread that was looked for is not looked for again only to know
+// it: its number may be another's by then.
+const seenFor = time.Second
+
+// news reports whether a thread has to be looked for, so that it is known before its
+// parent ends: afterwards nobody can tell what it was born with.
+func (t *idTable) news(tid int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.of) == 0 {
+		return false
+	}
+	if now := time.Now(); t.seen == nil || now.Sub(t.clear) > seenFor {
+		t.seen, t.clear = map[int]struct{}{}, now
+	}
+	_, ok := t.seen[tid]
+	t.seen[tid] = struct{}{}
+	return !ok
 }
 
 // pruneAbove is the size of the table at which those that are gone are dropped.
@@ -85,27 +108,50 @@ const pruneAbove = 1024
 // ids are the caller's.
 func (c *call) ids() *creds {
 	if c.own == nil {
-		got := c.s.ids.get(c.pid())
+		got := c.s.know(c.pid())
 		c.own = &got
 	}
 	return c.own
 }
 
+// know finds the ids of a thread, and keeps them for it, here and in the tree.
+func (s *supervisor) know(tid int) creds {
+	got, born := s.ids.get(tid)
+	if born && (got.uid.fs != 0 || got.gid.fs != 0) {
+		if err := s.opt.Tree.Actor(tid, got.uid.fs, got.gid.fs); err != nil {
+			s.opt.Log.Debug("a thread has ended", "pid", tid, "error", err)
+		}
+	}
+	return got
+}
+
+// exit is exit_group(2): what a process believes to be is known of its children before
+// it has ended. The kernel goes on with it.
+func (c *call) exit() answer {
+	if own := c.ids(); own.uid == (idSet{}) && own.gid == (idSet{}) {
+		return toKernel // as they are without being known
+	}
+	for _, child := range sys.Children(c.pid()) {
+		c.s.know(child)
+	}
+	return toKernel
+}
+
 // get finds the ids of a thread: its own, its process's, or those of the nearest
-// ancestor that is known, which it was born with.
-func (t *idTable) get(tid int) creds {
+// ancestor that is known, which it was born with; born is whether it was not known.
+func (t *idTable) get(tid int) (ids creds, born bool) {
 	t.mu.Lock()
 	empty := len(t.of) == 0
 	t.mu.Unlock()
 	if empty {
-		return creds{}
+		return creds{}, false
 	}
 	const maxDepth = 1000 // of the tree of processes
 	first := sys.Process{}
 	for pid, depth := tid, 0; pid > 1 && depth < maxDepth; depth++ {
 		p, err := sys.ReadProcess(pid)
 		if err != nil {
-			return creds{}
+			return creds{}, false
 		}
 		if depth == 0 {
 			first = p
@@ -120,7 +166,7 @@ func (t *idTable) get(tid int) creds {
 			if depth > 0 || first.Stack != e.stack {
 				t.put(tid, first, e.creds) // it keeps them whatever becomes of its parent
 			}
-			return e.creds
+			return e.creds, depth > 0
 		}
 		if p.Group != pid {
 			pid = p.Group
@@ -128,7 +174,7 @@ func (t *idTable) get(tid int) creds {
 			pid = p.Parent
 		}
 	}
-	return creds{}
+	return creds{}, false
 }
 
 func (t *idTable) put(tid int, p sys.Process, c creds) {

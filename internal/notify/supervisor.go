@@ -153,6 +153,9 @@ func failed(err error) answer {
 
 // serve answers the call.
 func (c *call) serve() {
+	if c.s.ids.news(c.pid()) {
+		_ = c.ids()
+	}
 	a := toKernel
 	if h, ok := calls[c.n.Data.Nr]; ok {
 		a = h.do(c)

@@ -2,6 +2,7 @@ package sys
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -48,4 +49,26 @@ func ReadProcess(tid int) (p Process, err error) {
 		}
 	}
 	return p, unix.ESRCH
+}
+
+// Children are the processes that a process was the parent of a moment ago
+// (proc_pid_task_children(5)); none where the kernel does not tell.
+func Children(pid int) []int {
+	files, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	if err != nil {
+		return nil
+	}
+	var out []int
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, f := range strings.Fields(string(data)) {
+			if child, err := strconv.Atoi(f); err == nil {
+				out = append(out, child)
+			}
+		}
+	}
+	return out
 }

@@ -2,9 +2,9 @@
 // without privileges (Run; docs/rootless.md).
 //
 //	Run             the caller's process
-//	 └ launcher     in the container's user namespace, where there is one, and a mount
-//	   │            namespace; makes the bundle's mount if it is not mounted, supervises
-//	   │            system calls (package notify), takes away what it made
+//	 └ launcher     in the container's user namespace, where there is one; makes the
+//	   │            bundle's mount, in a mount namespace apart, if it is not mounted,
+//	   │            supervises system calls (package notify), takes away what it made
 //	   ├ daemon     serves that mount; ends with the launcher
 //	   └ init       in a mount and pid namespace below; makes /proc, /dev and so on,
 //	     │          changes the root, installs the filter, waits for orphans

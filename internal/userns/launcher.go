@@ -75,10 +75,12 @@ func parentConn() (net.Conn, error) {
 // run does all: it mounts, makes mountpoints, starts the init and supervises it, and
 // takes away what it made.
 func (l *launcher) run(ctx context.Context) (code int, err error) {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return 0, fmt.Errorf("run in bundle: keep mounts apart: %w", err)
-	}
 	if l.spec.Mount {
+		// Unmounts elsewhere come here too, as far as mounts are shared: else this
+		// namespace would keep what others unmount from ending.
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return 0, fmt.Errorf("run in bundle: keep mounts apart: %w", err)
+		}
 		if err := l.mount(ctx); err != nil {
 			return 0, err
 		}

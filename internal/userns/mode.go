@@ -136,9 +136,13 @@ func rangesIn(file string, self int) ([]idRange, error) {
 	return out, nil
 }
 
-// attributes are those of the launcher.
-func (p *plan) attributes() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+// attributes are those of the launcher. It has a mount namespace apart if it mounts
+// something: it would hold every mount that there is now, and keep it from ending.
+func (p *plan) attributes(mounts bool) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{}
+	if mounts {
+		a.Cloneflags |= unix.CLONE_NEWNS
+	}
 	switch p.mode {
 	case ModeOneID:
 		a.Cloneflags |= unix.CLONE_NEWUSER

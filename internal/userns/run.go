@@ -183,7 +183,7 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = opt.Stdin, opt.Stdout, opt.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = p.attributes()
+	cmd.SysProcAttr = p.attributes(sp.Mount)
 	if p.mode == ModeRange {
 		cmd.Args[1] = waitCommand
 	}

@@ -94,7 +94,7 @@ func TestContainersForWhom(t *testing.T) {
 			u.box()
 			// A machine with both kinds of cgroups mounted is none for crun's plain users.
 			u.as = append([]string{
-				"unshare", "--mount", "--propagation", "private", "sh", "-ec",
+				"unshare", "--mount", "--propagation", "slave", "sh", "-ec",
 				`umount /sys/fs/cgroup/unified 2>/dev/null || true; exec "$@"`, "sh",
 			}, u.as...)
 			out := u.must(`export XDG_RUNTIME_DIR=$PWD
@@ -129,7 +129,7 @@ func TestAContainerOnAMappedMountOfAPlainUser(t *testing.T) {
 	u := ranged(t)
 	u.box()
 	u.as = append([]string{
-		"unshare", "--mount", "--propagation", "private", "sh", "-ec",
+		"unshare", "--mount", "--propagation", "slave", "sh", "-ec",
 		`echo user_allow_other >"$0/conf"; mount --bind "$0/conf" /etc/fuse.conf; umount /sys/fs/cgroup/unified 2>/dev/null || true; exec "$@"`, u.dir,
 	}, u.as...)
 	out := u.must(`export XDG_RUNTIME_DIR=$PWD
@@ -179,7 +179,7 @@ func TestMachinesThatLackSomething(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := plain(t)
-			u.as = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$0"; ` + c.setUp + `; exec "$@"`, u.dir}, u.as...)
+			u.as = append([]string{"unshare", "--mount", "--propagation", "slave", "sh", "-ec", `cd "$0"; ` + c.setUp + `; exec "$@"`, u.dir}, u.as...)
 			out, code := u.sh("$um mount " + c.flags + " --image img:base b")
 			if code != c.code || !strings.Contains(out, c.says) || strings.Count(out, "\n") != 1 {
 				t.Errorf("exit %d (want %d), want %q in\n%s", code, c.code, c.says, out)
