@@ -14,6 +14,8 @@ STRESSTIME ?= 10m
 SEED ?= 0
 PJDFSTEST ?=
 BENCHTIME ?= 1s
+ROWS ?=
+BENCHUSER ?=
 IMAGES ?= $(or $(UMOCI_MOUNT_TESTDATA),/var/tmp/umoci-mount-images)
 
 VERSION := $(shell git describe --tags --dirty 2>/dev/null || cat VERSION)
@@ -29,13 +31,13 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race images e2e test-posix crash stress demo install bench fuzz lint clean
+.PHONY: help build docs test test-race images e2e test-posix crash stress demo install bench-images bench bench-quick bench-go fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), STRESSTIME SEED (stress),"
-	@echo "             BENCHTIME (bench),"
+	@echo "             BENCHTIME (bench-go),"
 	@echo "             IMAGES (where e2e keeps its images), GOTESTFLAGS (test)"
 
 build: ## build bin/umoci-mount, statically
@@ -81,7 +83,16 @@ install: build docs ## install binary, man pages and completions below DESTDIR/P
 	install -D -m 0644 build/completions/fish $(fishdir)/umoci-mount.fish
 	if [ -n "$(UMOCI_SYMLINK)" ]; then ln -sfn umoci-mount $(bindir)/umoci; fi
 
-bench: ## run the benchmarks
+bench-images: images ## make the images of the measurements too (root, needs a Debian mirror)
+	tests/images/mklarge.sh $(IMAGES)/images
+
+bench: build bench-images ## measure beside umoci, overlayfs, fuse-overlayfs and igzip; ROWS=REGEXP, BENCHUSER (root)
+	$(GO) run ./internal/bench -bin $(BIN) -images $(IMAGES)/images -table docs/benchmarks.md -rows '$(ROWS)' -user '$(BENCHUSER)'
+
+bench-quick: build images ## the same on the small image, in two minutes (root)
+	$(GO) run ./internal/bench -quick -bin $(BIN) -images $(IMAGES)/images -rows '$(ROWS)'
+
+bench-go: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 fuzz: ## run each fuzz target for FUZZTIME

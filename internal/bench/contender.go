@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Contenders. ours comes first in every row; the ratio is its median by the peer's.
+const (
+	ours      = "umoci-mount"
+	umoci     = "umoci"
+	overlay   = "overlayfs"
+	fuseOver  = "fuse-overlayfs"
+	disk      = "disk"
+	igzip     = "igzip"
+	userOurs  = "umoci-mount, plain user"
+	userOther = "fuse-overlayfs, plain user"
+)
+
+// bench is what the rows share.
+type bench struct {
+	options
+	missing []string
+	trees   map[string]string // extracted trees by tag
+	seq     int
+}
+
+// output runs a program, for what it prints.
+func (b *bench) output(name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+func (b *bench) have(tool string) bool {
+	_, err := exec.LookPath(tool)
+	return err == nil
+}
+
+// prepare looks for peers and images, and extracts the trees that peers need.
+func prepare(o options) (*bench, error) {
+	b := &bench{options: o, trees: map[string]string{}}
+	for _, tool := range []string{umoci, fuseOver, igzip} {
+		if !b.have(tool) {
+			b.missing = append(b.missing, tool)
+		}
+	}
+	if err := os.RemoveAll(o.work); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.work, 0o755); err != nil {
+		return nil, err
+	}
+	tags := strings.Fields(b.output(o.bin, "list", "--layout", o.images))
+	if len(tags) == 0 {
+		return nil, fmt.Errorf("no images in %s: make bench-images", o.images)
+	}
+	return b, nil
+}
+
+func (b *bench) close() {
+	if err := os.RemoveAll(b.work); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+}
+
+// tag is the image of most rows.
+func (b *bench) tag() string {
+	if b.quick {
+		return "minbase"
+	}
+	return "large"
+}
+
+// dir makes a new directory.
+func (b *bench) dir() (string, error) {
+	b.seq++
+	dir := filepath.Join(b.work, strconv.Itoa(b.seq))
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// tree is an image extracted by the program under measurement; sameTree has shown that
+// it is what stock umoci extracts.
+func (b *bench) tree(tag string) (string, error) {
+	if t, ok := b.trees[tag]; ok {
+		return t, nil
+	}
+	dir := filepath.Join(b.work, "tree-"+tag)
+	if err := sh(dir+".log", "", `"$0" raw unpack --extract --image "$1" "$2"`, b.bin, b.images+":"+tag, dir); err != nil {
+		return "", err
+	}
+	b.trees[tag] = dir
+	return dir, nil
+}
+
+// sh runs a shell script; what it prints goes to a log that a failure quotes. As user,
+// where one is given.
+func sh(log, user, script string, args ...string) error {
+	f, err := os.Create(log)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	line := append([]string{"sh", "-ec", script}, args...)
+	if user != "" {
+		line = append([]string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--reset-env"}, line...)
+	}
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Stdout, cmd.Stderr = f, f
+	if err := cmd.Run(); err != nil {
+		text, _ := os.ReadFile(log)
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(text[max(0, len(text)-500):]))
+	}
+	return nil
+}
+
+// view is a tree that can be changed, and its end.
+type view struct {
+	root string
+	end  func() error
+}
+
+// mount gives a contender's view of an image, with nothing changed in it yet.
+func (b *bench) mount(who, tag string) (view, error) {
+	dir, err := b.dir()
+	if err != nil {
+		return view{}, err
+	}
+	log := dir + ".log"
+	user := ""
+	if who == userOurs || who == userOther {
+		user = b.user
+		if err := os.Chmod(dir, 0o777); err != nil {
+			return view{}, err
+		}
+	}
+	if who == ours || who == userOurs {
+		err := sh(log, user, `"$0" mount --image "$1" "$2/b"`, b.bin, b.images+":"+tag, dir)
+		return view{dir + "/b/rootfs", func() error { return sh(log, user, `"$0" umount --discard "$1/b"`, b.bin, dir) }}, err
+	}
+	lower, err := b.tree(tag)
+	if err != nil {
+		return view{}, err
+	}
+	if err := sh(log, user, `mkdir "$0/up" "$0/wk" "$0/m"`, dir); err != nil {
+		return view{}, err
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/up,workdir=%s/wk", lower, dir, dir)
+	switch who {
+	case overlay:
+		err = unix.Mount("overlay", dir+"/m", "overlay", 0, options)
+		return view{dir + "/m", func() error { return errors.Join(unix.Unmount(dir+"/m", 0), os.RemoveAll(dir)) }}, err
+	case fuseOver, userOther:
+		err = sh(log, user, `fuse-overlayfs -o "$0" "$1/m"`, options, dir)
+		return view{dir + "/m", func() error {
+			return errors.Join(sh(log, user, `fusermount3 -u "$0/m"`, dir), waitGone(dir+"/m"), os.RemoveAll(dir))
+		}}, err
+	case disk:
+		err = sh(log, "", `cp -a --reflink=auto "$0" "$1/m/t"`, lower, dir)
+		return view{dir + "/m/t", func() error { return os.RemoveAll(dir) }}, err
+	}
+	return view{}, fmt.Errorf("no contender %s", who)
+}
+
+// waitGone waits for a daemon that ends after its mount.
+func waitGone(point string) error {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if !strings.Contains(string(mountinfo()), " "+point+" ") {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is still mounted", point)
+}
+
+func mountinfo() []byte {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// settle lets the disk come to rest: written pages otherwise count for who comes next.
+func settle(drop bool) error {
+	unix.Sync()
+	if drop {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+			return err
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	return nil
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// options of a run.
+type options struct {
+	bin    string // the program
+	images string // an image layout with tags minbase, compiler and, unless quick, large
+	work   string // scratch, on the disk that is measured
+	out    string // JSON and plot
+	table  string // Markdown; "": standard output
+	rows   *regexp.Regexp
+	runs   int
+	quick  bool
+	user   string // the plain user of the rows for one; "": none
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin/umoci-mount", "the `program` to measure")
+	flag.StringVar(&o.images, "images", "/var/tmp/umoci-mount-images/images", "`layout` with the images of make bench-images")
+	flag.StringVar(&o.work, "work", "/var/tmp/umoci-mount-bench", "`directory` to work in, on the disk that counts")
+	flag.StringVar(&o.out, "out", "build/bench", "`directory` of results")
+	flag.StringVar(&o.table, "table", "", "`file` of the table (default standard output)")
+	flag.StringVar(&o.user, "user", "", "plain `user` for the rows of one")
+	rows := flag.String("rows", "", "measure only rows whose names match this `regexp`")
+	flag.IntVar(&o.runs, "runs", 5, "how `often` each contender runs")
+	flag.BoolVar(&o.quick, "quick", false, "the small image alone, three runs")
+	flag.Parse()
+	if err := run(o, *rows); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(o options, rows string) (err error) {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("it mounts overlayfs and drops caches: run it as root")
+	}
+	if o.rows, err = regexp.Compile(rows); err != nil {
+		return err
+	}
+	if o.quick {
+		o.runs = min(o.runs, 3)
+	}
+	for _, path := range []*string{&o.bin, &o.images, &o.work, &o.out} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	b, err := prepare(o)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	began := time.Now()
+	results := b.measure()
+	rep := report{
+		When: began.UTC().Format(time.RFC3339), Machine: machine(), Program: strings.TrimSpace(b.output(o.bin, "--version")),
+		Runs: o.runs, Quick: o.quick, Missing: b.missing, Rows: results,
+	}
+	return rep.write(o)
+}

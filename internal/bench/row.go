@@ -1,0 +1,212 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+// row is one thing that is measured.
+type row struct {
+	name       string
+	contenders []string // the first is ours
+	peer       string   // whose median the ratio is of; "": none
+	limit      float64  // the most that the ratio may be; 0: no target
+	most       float64  // the most that ours may be, in seconds (or unit); 0: none
+	unit       string   // "": seconds
+	full       bool     // not with -quick
+	// begin prepares a contender; each call of the trial is one measurement.
+	begin func(b *bench, who string) (trial, func() error, error)
+}
+
+// trial measures once.
+type trial func() (float64, error)
+
+// result is what came of a row.
+type result struct {
+	Name   string               `json:"name"`
+	Unit   string               `json:"unit"`
+	Peer   string               `json:"peer,omitempty"`
+	Limit  float64              `json:"limit,omitempty"`
+	Most   float64              `json:"most,omitempty"`
+	Values map[string][]float64 `json:"values"`
+	Errors map[string]string    `json:"errors,omitempty"`
+}
+
+// median of what a contender took; ok is false where it did not run.
+func (r *result) median(who string) (m float64, ok bool) {
+	v := slices.Sorted(slices.Values(r.Values[who]))
+	if len(v) == 0 {
+		return 0, false
+	}
+	return (v[len(v)/2] + v[(len(v)-1)/2]) / 2, true
+}
+
+// ratio is ours by the peer's.
+func (r *result) ratio() (float64, bool) {
+	a, ok := r.median(r.who())
+	p, ok2 := r.median(r.Peer)
+	if !ok || !ok2 || p == 0 {
+		return 0, false
+	}
+	return a / p, true
+}
+
+func (r *result) who() string {
+	if r.Peer == userOther {
+		return userOurs
+	}
+	return ours
+}
+
+// met tells whether the targets are reached; known is false where there is none, or
+// nothing to compare with.
+func (r *result) met() (met, known bool) {
+	met = true
+	if m, ok := r.median(r.who()); ok && r.Most > 0 {
+		met, known = m <= r.Most, true
+	}
+	if x, ok := r.ratio(); ok && r.Limit > 0 {
+		met, known = met && x <= r.Limit, true
+	}
+	return met, known
+}
+
+// measure runs the rows that are asked for.
+func (b *bench) measure() []result {
+	var out []result
+	for _, r := range rows() {
+		if !b.options.rows.MatchString(r.name) || r.full && b.quick {
+			continue
+		}
+		began := time.Now()
+		res := b.measureRow(r)
+		out = append(out, res)
+		line := ""
+		for _, who := range r.contenders {
+			if m, ok := res.median(who); ok {
+				line += fmt.Sprintf("  %s %s", who, figure(m, r.unit))
+			}
+		}
+		fmt.Fprintf(os.Stderr, "%-60s%s  (%.0f s)\n", r.name, line, time.Since(began).Seconds())
+		for who, e := range res.Errors {
+			fmt.Fprintf(os.Stderr, "    %s: %s\n", who, e)
+		}
+	}
+	return out
+}
+
+func (b *bench) measureRow(r row) result {
+	res := result{Name: r.name, Unit: r.unit, Peer: r.peer, Limit: r.limit, Most: r.most, Values: map[string][]float64{}, Errors: map[string]string{}}
+	trials := map[string]trial{}
+	var ends []func() error
+	for _, who := range r.contenders {
+		if slices.Contains(b.missing, who) || (who == userOurs || who == userOther) && b.user == "" {
+			res.Errors[who] = "not here"
+			continue
+		}
+		t, end, err := r.begin(b, who)
+		if err != nil {
+			res.Errors[who] = err.Error()
+			continue
+		}
+		trials[who] = t
+		if end != nil {
+			ends = append(ends, end)
+		}
+	}
+	for range b.runs {
+		for _, who := range r.contenders { // in turn: what disturbs one disturbs all
+			if trials[who] == nil {
+				continue
+			}
+			v, err := trials[who]()
+			if err != nil {
+				res.Errors[who] = err.Error()
+				delete(trials, who)
+				delete(res.Values, who)
+				continue
+			}
+			res.Values[who] = append(res.Values[who], v)
+		}
+	}
+	for _, end := range slices.Backward(ends) {
+		if err := end(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
+		}
+	}
+	return res
+}
+
+// timed is how long f takes, in seconds.
+func timed(f func() error) (float64, error) {
+	began := time.Now()
+	err := f()
+	return time.Since(began).Seconds(), err
+}
+
+// in is a row whose contenders do the same work in their view of the image: hot, after
+// once without being measured; or cold, with the kernel's caches dropped each time.
+func in(name, script string, cold bool, contenders ...string) row {
+	return row{name: name, contenders: contenders, begin: func(b *bench, who string) (trial, func() error, error) {
+		v, err := b.mount(who, b.tag())
+		if err != nil {
+			return nil, nil, err
+		}
+		work := func() error { return sh(v.root+".log", b.as(who), `cd "$0"; `+script, v.root) }
+		if !cold {
+			if err := work(); err != nil {
+				return nil, nil, errors.Join(err, v.end())
+			}
+		}
+		return func() (float64, error) {
+			if err := settle(cold); err != nil {
+				return 0, err
+			}
+			return timed(work)
+		}, v.end, nil
+	}}
+}
+
+// anew is a row whose contenders change their view, and have a new one each time.
+func anew(name, script string, contenders ...string) row {
+	return row{name: name, contenders: contenders, begin: func(b *bench, who string) (trial, func() error, error) {
+		return func() (seconds float64, err error) {
+			v, err := b.mount(who, b.tag())
+			if err != nil {
+				return 0, err
+			}
+			defer func() { err = errors.Join(err, v.end()) }()
+			// The names are known: a mount of a moment ago has yet to hear of them.
+			if err := sh(v.root+".log", b.as(who), `cd "$0"; find . -ls >/dev/null`, v.root); err != nil {
+				return 0, err
+			}
+			if err := settle(false); err != nil {
+				return 0, err
+			}
+			return timed(func() error { return sh(v.root+".log", b.as(who), `cd "$0"; `+script, v.root) })
+		}, nil, nil
+	}}
+}
+
+// as is the user that a contender's work is done by; "" for root.
+func (b *bench) as(who string) string {
+	if who == userOurs || who == userOther {
+		return b.user
+	}
+	return ""
+}
+
+// notQuick leaves the row out of -quick.
+func (r row) notQuick() row {
+	r.full = true
+	return r
+}
+
+// against sets whose ratio counts, and the target.
+func (r row) against(peer string, limit float64) row {
+	r.peer, r.limit = peer, limit
+	return r
+}

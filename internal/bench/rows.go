@@ -1,0 +1,366 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const (
+	findAll = `find . -ls >/dev/null`
+	tarAll  = `tar -cf - . 2>/dev/null | cat >/dev/null`
+	grepAll = `grep -rIl -D skip no-such-text-anywhere usr/share usr/lib 2>/dev/null || true`
+	// small makes, looks at, renames and removes ten thousand files.
+	small = `perl -e '
+		mkdir "work" or die; my $n = 10000;
+		for my $i (0..$n-1) { open(my $f, ">", "work/f$i") or die; print $f "x" x 100; close $f }
+		for my $i (0..$n-1) { stat("work/f$i") or die }
+		for my $i (0..$n-1) { rename("work/f$i", "work/g$i") or die }
+		for my $i (0..$n-1) { unlink("work/g$i") or die }
+		rmdir "work" or die'`
+	sequential = `dd if=/dev/zero of=big bs=1M count=512 status=none; dd if=big of=/dev/null bs=1M status=none; rm big`
+	random     = `perl -e '
+		open(my $f, "+>", "big") or die; truncate($f, 256 << 20); srand(1); my $b = "x" x 4096;
+		for (1..40000) { sysseek($f, 4096 * int(rand(65536)), 0); syswrite($f, $b) == 4096 or die }
+		for (1..40000) { sysseek($f, 4096 * int(rand(65536)), 0); sysread($f, $b, 4096) == 4096 or die }'; rm big`
+	// compile is a small C project, built by two jobs in the image.
+	compile = `chroot . /bin/sh -ec 'mkdir /bld; cd /bld; for i in $(seq 80); do echo "#include <stdio.h>
+#include <stdlib.h>
+int f$i(int x) { return x + printf(\"%d\", $i); }" >f$i.c; done
+		echo "OBJ := \$(patsubst %.c,%.o,\$(wildcard *.c))
+lib.a: \$(OBJ)
+	ar rcs \$@ \$^" >Makefile; make -s -j2'`
+	gitWork = `chroot . /bin/sh -ec 'export HOME=/root GIT_CONFIG_COUNT=2 GIT_CONFIG_KEY_0=user.name GIT_CONFIG_VALUE_0=t GIT_CONFIG_KEY_1=user.email GIT_CONFIG_VALUE_1=t
+		mkdir /repo; cp -r /usr/share/perl /repo/perl; cd /repo; git init -q .; git add .; git commit -qm one; git clone -q --no-hardlinks /repo /repo2'`
+)
+
+var both = []string{ours, overlay, fuseOver}
+
+// rows are all that is measured, by what a user meets.
+func rows() []row {
+	list := []row{
+		firstMount(),
+		nextMount(""),
+		nextMount("million"),
+		quickEdit(),
+		repackOne("compiler"),
+		repackOne("million"),
+		repackMuch(),
+
+		in("find -ls, everything cached", findAll, false, both...).against(overlay, 1.15),
+		in("tar of the tree, everything cached", tarAll, false, both...).against(overlay, 1.3),
+		in("grep -r, everything cached", grepAll, false, both...).against(overlay, 1.3),
+		in("find -ls, caches dropped", findAll, true, both...).against(overlay, 1),
+		in("tar of the tree, caches dropped", tarAll, true, both...).against(overlay, 1).notQuick(),
+		in("grep -r, caches dropped", grepAll, true, both...).against(overlay, 1).notQuick(),
+
+		start("python3 -c pass"), start("gcc --version"), start("node -e 0"),
+
+		anew("make -j2 of 80 C files", compile, both...).against(overlay, 1.25).notQuick(),
+		anew("git add, commit and clone", gitWork, both...).against(overlay, 1.25).notQuick(),
+		anew("create, stat, rename, remove 10 k files", small, both...).against(overlay, 2),
+		anew("chmod -R of /usr", `chmod -R g+w usr`, both...).against(overlay, 1).notQuick(),
+		anew("chown -R of /usr", `chown -R 1:1 usr`, both...).against(overlay, 1).notQuick(),
+		anew("mv of /usr/share", `mv usr/share moved`, both...).against(overlay, 1).notQuick(),
+		anew("rm -rf of /usr/share", `rm -rf usr/share`, both...).against(overlay, 0).notQuick(),
+		anew("write and read 512 MB in sequence", sequential, both...).against(overlay, 1.1).notQuick(),
+		anew("write and read 4 KiB at random, 80 k times", random, both...).against(overlay, 1.1).notQuick(),
+	}
+	for _, r := range []row{
+		in("find -ls, everything cached, plain user", findAll, false, userOurs, userOther),
+		in("tar of the tree, everything cached, plain user", tarAll, false, userOurs, userOther),
+		in("find -ls, caches dropped, plain user", findAll, true, userOurs, userOther),
+		anew("create, stat, rename, remove 10 k files, plain user", small, userOurs, userOther),
+		anew("chmod -R of /usr, plain user", `chmod -R g+w usr`, userOurs, userOther),
+		anew("write and read 512 MB in sequence, plain user", sequential, userOurs, userOther),
+	} {
+		list = append(list, r.against(userOther, 0.2).notQuick())
+	}
+	return append(list, memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll), indexSize())
+}
+
+func (b *bench) image(tag string) string { return b.images + ":" + tag }
+
+// firstMount is from nothing to a live tree; umoci extracts, and igzip reads the layers
+// alone.
+func firstMount() row {
+	r := row{name: "first mount, nothing cached", contenders: []string{ours, umoci, igzip}, peer: umoci, limit: 1.0 / 8}
+	r.begin = func(b *bench, who string) (trial, func() error, error) {
+		layers, err := b.layers(b.tag())
+		if err != nil {
+			return nil, nil, err
+		}
+		return func() (s float64, err error) {
+			dir, err := b.dir()
+			if err != nil {
+				return 0, err
+			}
+			defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+			if err := settle(true); err != nil {
+				return 0, err
+			}
+			switch who {
+			case ours:
+				s, err = timed(func() error {
+					return sh(dir+".log", "", `"$0" mount --cache-dir "$2/cache" --image "$1" "$2/b"`, b.bin, b.image(b.tag()), dir)
+				})
+				return s, errors.Join(err, sh(dir+".log", "", `"$0" umount "$1/b"`, b.bin, dir))
+			case umoci:
+				return timed(func() error { return sh(dir+".log", "", `umoci unpack --image "$0" "$1/b"`, b.image(b.tag()), dir) })
+			}
+			return timed(func() error {
+				return sh(dir+".log", "", `for l in "$0" "$@"; do igzip -d -c "$l" >/dev/null; done`, layers...)
+			})
+		}, nil, nil
+	}
+	return r
+}
+
+// layers are the blobs of an image's layers.
+func (b *bench) layers(tag string) ([]string, error) {
+	var stat struct {
+		Manifest struct {
+			Blob struct {
+				Layers []struct{ Digest string }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(b.output(b.bin, "stat", "--json", "--image", b.image(tag))), &stat); err != nil {
+		return nil, fmt.Errorf("stat of %s: %w", tag, err)
+	}
+	var out []string
+	for _, l := range stat.Manifest.Blob.Layers {
+		out = append(out, filepath.Join(b.images, "blobs", strings.Replace(l.Digest, ":", "/", 1)))
+	}
+	return out, nil
+}
+
+// nextMount is from the command's start to a tree that answers.
+func nextMount(tag string) row {
+	r := row{name: "next mount", contenders: []string{ours}, most: 0.025}
+	if tag != "" {
+		r.name, r.full = r.name+", 1 M entries", true
+	}
+	r.begin = func(b *bench, _ string) (trial, func() error, error) {
+		image := b.image(b.tag())
+		if tag == "million" {
+			var err error
+			if image, err = b.million(); err != nil {
+				return nil, nil, err
+			}
+		}
+		dir, err := b.dir()
+		if err != nil {
+			return nil, nil, err
+		}
+		once := func() (float64, error) {
+			s, err := timed(func() error {
+				return sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; ls "$2/b/rootfs" >/dev/null`, b.bin, image, dir)
+			})
+			return s, errors.Join(err, sh(dir+".log", "", `"$0" umount --discard "$1/b"`, b.bin, dir))
+		}
+		_, err = once() // makes the index
+		return func() (float64, error) {
+			if err := settle(false); err != nil {
+				return 0, err
+			}
+			return once()
+		}, nil, err
+	}
+	return r
+}
+
+// quickEdit is mount, change a file, unmount, repack.
+func quickEdit() row {
+	r := row{name: "quick edit: mount, change a file, unmount, repack", contenders: []string{ours, umoci}, peer: umoci, limit: 0.01, most: 0.1}
+	r.begin = func(b *bench, who string) (trial, func() error, error) {
+		tool := map[string]string{ours: b.bin, umoci: umoci}[who]
+		script := `"$0" unpack --image "$1" "$2/b"; echo changed >>"$2/b/rootfs/etc/passwd"; [ "$3" = umoci ] || "$0" umount "$2/b"; "$0" repack --image "$1-edited" "$2/b"`
+		return func() (s float64, err error) {
+			dir, err := b.dir()
+			if err != nil {
+				return 0, err
+			}
+			if err := settle(false); err != nil {
+				return 0, err
+			}
+			s, err = timed(func() error { return sh(dir+".log", "", script, tool, b.image(b.tag()), dir, who) })
+			return s, errors.Join(err, sh(dir+".log", "", `"$0" rm --image "$1-edited"; rm -rf "$2"`, b.bin, b.image(b.tag()), dir))
+		}, nil, nil
+	}
+	return r
+}
+
+// repackOne repacks one changed file of a mounted bundle: the image's size does not count.
+func repackOne(tag string) row {
+	r := row{name: "repack of one changed file, image " + tag, contenders: []string{ours}, most: 0.05, full: true}
+	r.begin = func(b *bench, _ string) (trial, func() error, error) {
+		image := b.image(tag)
+		if tag == "million" {
+			var err error
+			if image, err = b.million(); err != nil {
+				return nil, nil, err
+			}
+		}
+		dir, err := b.dir()
+		if err != nil {
+			return nil, nil, err
+		}
+		err = sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; echo x >"$2/b/rootfs/changed"`, b.bin, image, dir)
+		return func() (float64, error) {
+				if err := settle(false); err != nil {
+					return 0, err
+				}
+				return timed(func() error { return sh(dir+".log", "", `"$0" repack --image "$1-one" "$2/b"`, b.bin, image, dir) })
+			}, func() error {
+				return sh(dir+".log", "", `"$0" umount --discard "$2/b"; "$0" rm --image "$1-one"`, b.bin, image, dir)
+			}, err
+	}
+	return r
+}
+
+// repackMuch repacks 500 MB of new files, half of which compress.
+func repackMuch() row {
+	r := row{name: "repack of 500 MB of changes", contenders: []string{ours, umoci}, peer: umoci, limit: 1, full: true}
+	r.begin = func(b *bench, who string) (trial, func() error, error) {
+		tool := map[string]string{ours: b.bin, umoci: umoci}[who]
+		dir, err := b.dir()
+		if err != nil {
+			return nil, nil, err
+		}
+		err = sh(dir+".log", "", `"$0" unpack --image "$1" "$2/b"; mkdir "$2/b/rootfs/new"
+			perl -e 'srand(2); for my $i (0..499) { open(my $f, ">", "$ARGV[0]/$i") or die;
+				for (1..64) { print $f pack("L*", map { int(rand(2**32)) } 1..2048), "some text that compresses well " x 264 } }' "$2/b/rootfs/new"`, tool, b.image("minbase"), dir)
+		return func() (float64, error) {
+				if err := settle(false); err != nil {
+					return 0, err
+				}
+				return timed(func() error {
+					return sh(dir+".log", "", `"$0" repack --image "$1-much" "$2/b"`, tool, b.image("minbase"), dir)
+				})
+			}, func() error {
+				return sh(dir+".log", "", `[ "$3" = umoci ] || "$0" umount --discard "$2/b"; "$0" rm --image "$1-much"; rm -rf "$2"`, b.bin, b.image("minbase"), dir, who)
+			}, err
+	}
+	return r
+}
+
+// start is the first start of a program after caches were dropped.
+func start(command string) row {
+	return in("first "+command+", caches dropped", "chroot . "+command+" >/dev/null", true, both...).against(overlay, 1.5).notQuick()
+}
+
+// memory is the daemon's resident memory after some work, in MB.
+func memory(when string, most float64, script string) row {
+	r := row{name: "daemon's memory, " + when, contenders: []string{ours}, most: most, unit: "MB"}
+	r.begin = func(b *bench, who string) (trial, func() error, error) {
+		image := b.image(b.tag())
+		if !b.quick && script == findAll {
+			var err error
+			if image, err = b.million(); err != nil {
+				return nil, nil, err
+			}
+		}
+		return func() (mb float64, err error) {
+			dir, err := b.dir()
+			if err != nil {
+				return 0, err
+			}
+			defer func() { err = errors.Join(err, sh(dir+".log", "", `"$0" umount --discard "$1/b"`, b.bin, dir)) }()
+			if err := sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; cd "$2/b/rootfs"; `+script, b.bin, image, dir); err != nil {
+				return 0, err
+			}
+			return b.resident(dir + "/b")
+		}, nil, nil
+	}
+	return r
+}
+
+// resident is the memory of the daemon of a bundle, in MB.
+func (b *bench) resident(bundle string) (float64, error) {
+	var mounts []struct {
+		PID    int
+		Bundle string
+	}
+	if err := json.Unmarshal([]byte(b.output(b.bin, "status", "--json")), &mounts); err != nil {
+		return 0, err
+	}
+	for _, m := range mounts {
+		if m.Bundle != bundle {
+			continue
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.PID))
+		if err != nil {
+			return 0, err
+		}
+		if kb := regexp.MustCompile(`VmRSS:\s*(\d+)`).FindSubmatch(data); kb != nil {
+			n, err := strconv.ParseFloat(string(kb[1]), 64)
+			return n / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("%s is not mounted", bundle)
+}
+
+// indexSize is what the cache holds for an image, in percent of its compressed layers.
+func indexSize() row {
+	r := row{name: "index on disk, of the compressed layers", contenders: []string{ours}, most: 2, unit: "%"}
+	r.begin = func(b *bench, _ string) (trial, func() error, error) {
+		return func() (float64, error) {
+			dir, err := b.dir()
+			if err != nil {
+				return 0, err
+			}
+			if err := sh(dir+".log", "", `"$0" cache warm --cache-dir "$2/cache" --image "$1"`, b.bin, b.image(b.tag()), dir); err != nil {
+				return 0, err
+			}
+			var index, blobs float64
+			err = filepath.WalkDir(dir+"/cache", func(_ string, d fs.DirEntry, err error) error {
+				if err != nil || !d.Type().IsRegular() {
+					return err
+				}
+				info, err := d.Info()
+				index += float64(info.Size())
+				return err
+			})
+			if err != nil {
+				return 0, err
+			}
+			layers, err := b.layers(b.tag())
+			for _, l := range layers {
+				info, err := os.Stat(l)
+				if err != nil {
+					return 0, err
+				}
+				blobs += float64(info.Size())
+			}
+			return 100 * index / blobs, err
+		}, nil, nil
+	}
+	return r
+}
+
+// million is an image of a million small files in a thousand directories.
+func (b *bench) million() (string, error) {
+	layout := filepath.Join(b.work, "million")
+	if _, err := os.Stat(layout); err == nil {
+		return layout + ":million", nil
+	}
+	script := `"$0" init --layout "$1"; "$0" new --image "$1:million"
+		perl -e 'for my $d (0..999) { printf "%s", head("d$d/", 5, 0); for my $f (0..999) { my $t = "$d $f\n"; print head("d$d/f$f", 0, length $t), $t, "\0" x (512 - length $t) } }
+			print "\0" x 1024;
+			sub head { my ($n, $type, $size) = @_; my $h = pack("a100 a8 a8 a8 a12 a12 a8 a1 a100 a6 a2 a247", $n, $type ? "0000755" : "0000644", "0000000", "0000000",
+				sprintf("%011o", $size), "14000000000", "        ", $type, "", "ustar", "00", "");
+				substr($h, 148, 8) = sprintf("%06o\0 ", unpack("%32C*", $h)); $h }' >"$1.tar"
+		"$0" raw add-layer --image "$1:million" "$1.tar"; rm "$1.tar"`
+	if err := exec.Command("sh", "-c", "command -v perl").Run(); err != nil {
+		return "", errors.New("no perl")
+	}
+	return layout + ":million", sh(layout+".log", "", script, b.bin, layout)
+}
