@@ -67,7 +67,7 @@ func (p *initProcess) run() (code int, err error) {
 	// The filter is this thread's and its children's; never unlocked.
 	runtime.LockOSThread()
 	if err := setUpMounts(&p.spec); err != nil {
-		return 0, fmt.Errorf("run in bundle: %w", err)
+		return 0, p.spec.explainMount(err)
 	}
 	program, attr, code, err := p.program()
 	if err != nil {

@@ -79,7 +79,7 @@ func (l *launcher) run(ctx context.Context) (code int, err error) {
 		// Unmounts elsewhere come here too, as far as mounts are shared: else this
 		// namespace would keep what others unmount from ending.
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-			return 0, fmt.Errorf("run in bundle: keep mounts apart: %w", err)
+			return 0, l.spec.explainMount(fmt.Errorf("keep mounts apart: %w", err))
 		}
 		if err := l.mount(ctx); err != nil {
 			return 0, err

@@ -165,8 +165,21 @@ func (p *plan) explain(err error) error {
 	case p.mode == ModeRoot:
 		return fmt.Errorf("run in bundle: a mount namespace takes CAP_SYS_ADMIN: %w", err)
 	}
-	return fmt.Errorf("%w: %w (sysctl user.max_user_namespaces, and kernel.unprivileged_userns_clone or "+
-		"kernel.apparmor_restrict_unprivileged_userns where there are such; in a container: its seccomp profile)", ErrNamespace, err)
+	return fmt.Errorf("%w: %w (%s)", ErrNamespace, err, restrictions)
+}
+
+// restrictions are what keeps users from user namespaces, or from having privileges in
+// them.
+const restrictions = "sysctl user.max_user_namespaces, and kernel.unprivileged_userns_clone or " +
+	"kernel.apparmor_restrict_unprivileged_userns where there are such; in a container: its seccomp profile"
+
+// explainMount puts a meaning to a mount that was not permitted in a namespace where
+// this process should be root.
+func (sp *spec) explainMount(err error) error {
+	if sp.Filter != noFilter && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
+		return fmt.Errorf("run in bundle: %w: no privileges in the user namespace (%s)", err, restrictions)
+	}
+	return fmt.Errorf("run in bundle: %w", err)
 }
 
 // mapIDs gives the launcher's user namespace its ids, where it has none yet.
