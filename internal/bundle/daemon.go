@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -69,7 +70,7 @@ func startDaemon(ctx context.Context, bundle string, lifeline *os.File) (err err
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
-	if lifeline != nil {
+	if lifeline != nil { // the mount is one program's, see Resume
 		cmd.Args = append(cmd.Args, lifelineArg)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, lifeline)
 	}
@@ -210,7 +211,7 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 			_ = ready.Close()
 		}
 	}
-	if len(args) > 0 && args[0] == lifelineArg {
+	if slices.Contains(args, lifelineArg) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()
@@ -220,7 +221,9 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 			cancel()
 		}()
 	}
-	err := Serve(ctx, bundle, ServeOptions{Log: log, Ready: func() { tell(readyAnswer{}) }})
+	err := Serve(ctx, bundle, ServeOptions{
+		Log: log, Ready: func() { tell(readyAnswer{}) }, OwnFace: slices.Contains(args, lifelineArg),
+	})
 	if err != nil {
 		log.Error("mount ended", "error", err)
 		tell(newAnswer(err))
@@ -232,6 +235,9 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 type ServeOptions struct {
 	Log   *slog.Logger
 	Ready func() // called when the tree is live; may be nil
+	// OwnFace shows owners as a new mount without options does, whatever the bundle's
+	// own mount shows.
+	OwnFace bool
 }
 
 // server is everything a mount's process holds.
@@ -256,7 +262,7 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	debug.SetGCPercent(50)
 	s := &server{bundle: bundle, point: rootfsOf(bundle), log: opt.Log}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.open(ctx); err != nil {
+	if err := s.open(ctx, opt.OwnFace); err != nil {
 		return err
 	}
 	if err := s.mount(); err != nil {
@@ -380,9 +386,12 @@ func (s *server) unmount() error {
 }
 
 // open opens all that the mount is made of.
-func (s *server) open(ctx context.Context) (err error) {
+func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if s.state, err = readState(s.bundle); err != nil {
 		return err
+	}
+	if o := &s.state.Options; ownFace {
+		o.IDs, o.Squash, o.UIDMap, o.GIDMap = IDsDefault, false, nil, nil
 	}
 	name := filepath.Join(s.bundle, stateDir, mountedName)
 	if s.held, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600); err != nil {

@@ -20,7 +20,7 @@ type Entry struct {
 	Path    string   // of the bundle; absolute, without symlinks
 	Rootfs  string   // the mountpoint, as mount tables have it
 	Mounted bool     // a daemon serves the bundle
-	Real    bool     // a mount would show the image's ids where it can (no squash, no maps)
+	Mapped  bool     // the mount shows the host's ids of maps
 	Env     []string // of the image, by config.json
 	Args    []string // the image's program and its arguments, by config.json
 	Dir     string   // the working directory, by config.json
@@ -40,8 +40,7 @@ func OpenEntry(bundle string, log *slog.Logger) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Entry{Path: path, Rootfs: rootfsOf(path), Dir: "/"}
-	e.Real = !state.Options.mapped() && state.Options.IDs != IDsSquashed
+	e := &Entry{Path: path, Rootfs: rootfsOf(path), Dir: "/", Mapped: state.Options.mapped()}
 	if e.Mounted, err = isServed(path); err != nil {
 		return nil, err
 	}
@@ -78,7 +77,8 @@ func OpenEntry(bundle string, log *slog.Logger) (*Entry, error) {
 }
 
 // Resume mounts a bundle as it was mounted last, for as long as somebody has the other
-// end of the pipe lifeline.
+// end of the pipe lifeline. The mount shows the image's ids where the process has them,
+// else everything as its own, whatever the bundle's other mounts show.
 func Resume(ctx context.Context, bundle string, lifeline *os.File, log *slog.Logger) error {
 	state, err := readState(bundle)
 	if err != nil {

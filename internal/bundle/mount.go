@@ -29,7 +29,7 @@ type MountOptions struct {
 	Mtree      bool     // write the full mtree manifest too
 	Foreground bool     // serve in this process until the mount ends
 	NoServe    bool     // make the bundle, and mount nothing
-	Lifeline   *os.File // the daemon ends when the other end of this pipe is closed; nil: it lives by itself
+	Lifeline   *os.File // see Resume; nil: the daemon lives by itself
 	State      StateOptions
 	Rootless   bool // umoci's --rootless: config.json for a plain user's container
 

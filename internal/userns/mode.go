@@ -61,6 +61,9 @@ type idRange struct{ inside, outside, size int64 }
 // choose makes the plan.
 func choose(want Mode, e *bundle.Entry) (*plan, error) {
 	if !bundle.PlainUser() && want == ModeAuto {
+		if e.Mounted && e.Mapped {
+			return nil, fmt.Errorf("%s shows the host's ids of its maps: unmount it first: %w", e.Path, bundle.ErrMounted)
+		}
 		p := &plan{mode: ModeRoot, filter: noFilter}
 		if !bundle.OwnsIDs() {
 			p.filter = int(notify.SetDevices)
@@ -77,9 +80,9 @@ func choose(want Mode, e *bundle.Entry) (*plan, error) {
 		return nil, err
 	case err != nil:
 		return p, nil
-	case e.Mounted || !e.Real:
+	case e.Mounted:
 		if want == ModeRange {
-			return nil, fmt.Errorf("%s: a range of ids takes a mount of its own with real ids: unmount the bundle first: %w",
+			return nil, fmt.Errorf("%s: a range of ids takes a mount of its own: unmount the bundle first: %w",
 				e.Path, bundle.ErrMounted)
 		}
 		return p, nil

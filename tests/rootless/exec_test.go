@@ -347,3 +347,40 @@ EOF
 		$um umount b`)
 	expect(t, "what is left", "72\nbin\netc\nroot\ntmp\nusr\nvar\n", out)
 }
+
+// What a bundle's own mount shows is no matter to a program that has its own.
+func TestAProgramSeesTheImagesIdsWhateverTheMountShows(t *testing.T) {
+	for name, c := range map[string]struct {
+		user  func(*testing.T) *user
+		flags string
+	}{
+		"root's mapped":       {asRoot, "--uid-map 0:100000:65536 --gid-map 0:100000:65536"},
+		"root's squashed":     {asRoot, "--rootless"},
+		"a user's mapped":     {ranged, "--squash --uid-map 0:65534:1 --gid-map 0:65534:1"},
+		"a user's squashed":   {ranged, "--ids squashed"},
+		"one id's real":       {plain, "--ids real"},
+		"one id's, read-only": {plain, "--read-only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := c.user(t)
+			u.box()
+			out := u.must(`$um mount ` + c.flags + ` --image img:box m; $um umount m
+				$um exec m sh -c 'stat -c %u:%g /etc/shadow /etc/passwd; touch /etc/new && chown 8:12 /etc/new' 2>/dev/null || echo refused
+				$um repack --image img:new m`)
+			want, layer := "0:42\n0:0\n", "0 644 8:12 etc/new\n"
+			if strings.Contains(c.flags, "read-only") {
+				want, layer = want+"refused\nnothing has changed: img:new has no new layer\n", ""
+			}
+			expect(t, "what is seen", want, out)
+			if layer != "" {
+				expect(t, "the layer", layer, u.newLayer("new", ".", "etc"))
+			}
+		})
+	}
+	u := asRoot(t)
+	u.box()
+	out, code := u.sh(`$um mount --uid-map 0:100000:65536 --gid-map 0:100000:65536 --image img:box m; c=0; $um exec m true || c=$?; $um umount m; exit $c`)
+	if code != codeState || !strings.Contains(out, "maps") {
+		t.Errorf("a mapped mount: exit %d: %s", code, out)
+	}
+}
