@@ -83,26 +83,84 @@ func create(path string, fault func(step string) error) (_ *Layout, err error) {
 	if err := os.MkdirAll(filepath.Dir(abs), 0o755); err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
-	if err := os.Mkdir(abs, 0o755); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("create image layout: %s %w", path, ErrExists)
-		}
+	if _, err := os.Lstat(abs); err == nil {
+		return nil, fmt.Errorf("create image layout: %s %w", path, ErrExists)
+	}
+	// It is made beside its place: a layout that is there is whole, whenever this ends.
+	temp := filepath.Join(filepath.Dir(abs), ".umoci-init-"+filepath.Base(abs))
+	lock, err := beginDir(temp)
+	if err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(abs))
+			err = errors.Join(err, os.RemoveAll(temp))
 		}
+		err = errors.Join(err, lock.Close())
 	}()
-	root, err := os.OpenRoot(abs)
+	root, err := os.OpenRoot(temp)
 	if err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
 	l := &Layout{path: abs, root: root, Fault: fault}
-	if err := l.fill(); err != nil {
+	if err := errors.Join(l.fill(), l.dropTemp()); err != nil {
+		return nil, errors.Join(fmt.Errorf("create image layout: %w", err), l.Close())
+	}
+	if err := moveNew(temp, abs); err != nil {
 		return nil, errors.Join(fmt.Errorf("create image layout: %w", err), l.Close())
 	}
 	return l, nil
+}
+
+// beginDir makes a directory, or takes over one that an interrupted command left, and
+// locks it; it is empty then.
+func beginDir(path string) (*os.File, error) {
+	for {
+		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		d, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // renamed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+		locked, err := d.Stat()
+		there, err2 := os.Lstat(path)
+		if err == nil && err2 == nil && os.SameFile(locked, there) {
+			return d, clearDir(d, path)
+		}
+		if err := errors.Join(err, d.Close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func clearDir(d *os.File, path string) error {
+	names, err := d.Readdirnames(-1)
+	for _, name := range names {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(path, name)))
+	}
+	return err
+}
+
+// moveNew renames a directory to a name that must be free: ErrExists.
+func moveNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system that cannot say so
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("%s %w", to, ErrExists)
+		}
+		return os.Rename(from, to)
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%s %w", to, ErrExists)
+	}
+	return err
 }
 
 // fill writes what an empty layout has. oci-layout, which makes it one, is last.
