@@ -51,6 +51,9 @@ func ListenSeccomp(filter []unix.SockFilter) (*os.File, error) {
 			runtime.KeepAlive(filter)
 			return os.NewFile(fd, "seccomp listener"), nil
 		}
+		if errors.Is(errno, unix.EBUSY) { // has_duplicate_listener in kernel/seccomp.c
+			return nil, fmt.Errorf("install seccomp filter: another supervisor is there already, as inside exec: %w", errno)
+		}
 		if !errors.Is(errno, unix.EINVAL) {
 			return nil, fmt.Errorf("install seccomp filter: %w", errno)
 		}
