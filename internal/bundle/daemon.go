@@ -5,194 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/fusefs"
-	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
-
-// DaemonCommand is the name of the hidden command that serves a mount: argv[1] of
-// the process that startDaemon starts; argv[2] is the bundle. Descriptor 3 is the
-// pipe on which it says that it is ready, or why not (readyAnswer).
-const DaemonCommand = "serve-mount"
-
-const readyFD = 3
-
-// maxLog is the size in bytes above which a new daemon starts its log anew.
-const maxLog = 4 << 20
-
-// lifelineFD is a pipe that nobody writes to, where argv[3] says that there is one
-// (lifelineArg): the daemon ends when the other end is closed.
-const (
-	lifelineFD  = 4
-	lifelineArg = "lifeline"
-)
-
-// startDaemon starts the process that serves the bundle's mount, and returns when
-// the tree is live. lifeline may be nil.
-func startDaemon(ctx context.Context, bundle string, lifeline *os.File) (err error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDaemon, err)
-	}
-	log, err := openLog(bundle)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDaemon, err)
-	}
-	defer r.Close()
-	// A caller's descriptors must not live on in the daemon: who waits for a pipe
-	// to close would wait for the mount to end.
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
-		return errors.Join(fmt.Errorf("%w: %w", ErrDaemon, err), w.Close())
-	}
-	cmd := exec.Command(exe, DaemonCommand, bundle)
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{w}
-	if lifeline != nil { // the mount is one program's, see Resume
-		cmd.Args = append(cmd.Args, lifelineArg)
-		cmd.ExtraFiles = append(cmd.ExtraFiles, lifeline)
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = startConfined(cmd)
-	if cerr := w.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDaemon, err)
-	}
-	answer, err := readAnswer(ctx, r)
-	if err == nil && answer.Error == "" {
-		return cmd.Process.Release()
-	}
-	if ctx.Err() != nil {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-	}
-	werr := cmd.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err == nil:
-		return answer.err()
-	}
-	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, filepath.Join(bundle, stateDir, logName))
-}
-
-// daemonCapabilities are those that root's daemon keeps: to make and change files of
-// any owner in the upper directory, and to mount, to unmount, to register backing
-// files and to write trusted.* attributes (CAP_SYS_ADMIN).
-var daemonCapabilities = []int{
-	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
-	unix.CAP_MKNOD, unix.CAP_SETFCAP, unix.CAP_SYS_ADMIN,
-}
-
-// startConfined starts root's daemon without the capabilities it has no use for, and
-// without means to get any. A plain user's has none, and needs fusermount3's.
-func startConfined(cmd *exec.Cmd) error {
-	if os.Geteuid() != 0 {
-		return cmd.Start()
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := sys.KeepCapabilities(daemonCapabilities...)
-		if errors.Is(err, unix.EPERM) {
-			err = nil // no CAP_SETPCAP: this process is confined already
-		}
-		if err == nil {
-			err = cmd.Start()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// readyAnswer is what a daemon says when its mount is live, or why it is not.
-type readyAnswer struct {
-	Error string `json:"error,omitempty"`
-	Kind  int    `json:"kind,omitempty"` // 1 + index in daemonErrors; 0: none of them
-}
-
-// daemonErrors are the errors of a daemon that whoever started it tells apart.
-var daemonErrors = []error{
-	fusefs.ErrNoFuseDevice, fusefs.ErrNoFusermount, fusefs.ErrNotSetuid, fusefs.ErrAllowOther,
-	fusefs.ErrMountMax, fusefs.ErrMayNotMount,
-	fusefs.ErrBusyMountpoint, fusefs.ErrDeadMount, fusefs.ErrNotDirectory, overlay.ErrUnsuitable,
-	ErrMounted, ErrNotBundle, ErrUser, cas.ErrNotLayout, cas.ErrBlobNotFound,
-	layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,
-	unix.ENOSPC, unix.EDQUOT, unix.EROFS, fs.ErrPermission, fs.ErrNotExist,
-}
-
-func newAnswer(err error) readyAnswer {
-	a := readyAnswer{Error: err.Error()}
-	for i, kind := range daemonErrors {
-		if errors.Is(err, kind) {
-			a.Kind = i + 1
-			break
-		}
-	}
-	return a
-}
-
-// daemonError is an error that a daemon told of.
-type daemonError struct {
-	text string
-	kind error // may be nil
-}
-
-func (e *daemonError) Error() string { return e.text }
-
-func (e *daemonError) Unwrap() error { return e.kind }
-
-func (a readyAnswer) err() error {
-	e := &daemonError{text: a.Error}
-	if a.Kind > 0 && a.Kind <= len(daemonErrors) {
-		e.kind = daemonErrors[a.Kind-1]
-	}
-	return e
-}
-
-// readAnswer waits for the daemon, or for ctx.
-func readAnswer(ctx context.Context, r *os.File) (a readyAnswer, err error) {
-	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
-	defer stop()
-	err = json.NewDecoder(io.LimitReader(r, 64<<10)).Decode(&a)
-	return a, err
-}
-
-func openLog(bundle string) (*os.File, error) {
-	name := filepath.Join(bundle, stateDir, logName)
-	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
-	if info, err := os.Stat(name); err == nil && info.Size() > maxLog {
-		flags |= os.O_TRUNC
-	}
-	f, err := os.OpenFile(name, flags, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open log of the mount: %w", err)
-	}
-	return f, nil
-}
 
 // RunDaemon is the hidden command: it serves the bundle's mount until it is
 // unmounted, and tells whoever started it when it is ready.

@@ -1,0 +1,233 @@
+package overlay
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetAttr changes attributes and describes the result.
+func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
+	if err := fs.change(); err != nil {
+		return Attr{}, err
+	}
+	defer fs.changed()
+	n, err := fs.setSize(ino, &set)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.unref(n)
+	fs.treeMu.RLock()
+	defer fs.treeMu.RUnlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.upper.Load() {
+		return fs.nodeAttrLocked(n) // chown(dir, -1, -1): nothing to drop, nothing to copy up
+	}
+	p, err := fs.place(n)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer fs.put(p)
+	if err := fs.setOwnerMode(n, p.at, &set); err != nil {
+		return Attr{}, err
+	}
+	if set.Valid&(SetAtime|SetMtime|SetAtimeNow|SetMtimeNow) != 0 {
+		if err := fs.upper.utimes(p.at, setTime(&set, SetAtime, SetAtimeNow, set.Atime),
+			setTime(&set, SetMtime, SetMtimeNow, set.Mtime)); err != nil {
+			return Attr{}, err
+		}
+	}
+	var st unix.Statx_t
+	if err := fs.upper.stat(p.at, &st); err != nil {
+		return Attr{}, err
+	}
+	return fs.upperAttrLocked(n, &st)
+}
+
+// setSize is the first part of SetAttr: copy-up, and the length. The node comes
+// back referenced.
+func (fs *FS) setSize(ino Ino, set *SetAttr) (*node, error) {
+	fs.treeMu.RLock()
+	n, err := fs.node(ino, true)
+	if err == nil && !(set.Valid == KillSuidgid && n.typ != unix.S_IFREG) {
+		if err = fs.copyUp(n); err != nil {
+			fs.treeMu.RUnlock()
+			fs.unref(n)
+			return nil, err
+		}
+	}
+	fs.treeMu.RUnlock()
+	if err != nil || set.Valid&SetSize == 0 {
+		return n, err
+	}
+	switch n.typ {
+	case unix.S_IFREG:
+		err = fs.truncate(n, set.Size)
+	case unix.S_IFDIR:
+		err = ErrIsDir
+	default:
+		err = ErrInvalid
+	}
+	if err != nil {
+		fs.unref(n)
+		return nil, err
+	}
+	return n, nil
+}
+
+func setTime(set *SetAttr, given, now SetattrMask, t Timespec) unix.Timespec {
+	switch {
+	case set.Valid&now != 0:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	case set.Valid&given != 0:
+		return toUnix(t)
+	}
+	return timeOmit
+}
+
+// setOwnerMode applies owner, mode and the dropping of privileges. Preconditions:
+// treeMu and n.mu are held.
+func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
+	if set.Valid&SetMode != 0 && n.typ == unix.S_IFLNK {
+		return ErrUnsupported // as notify_change answers for a symlink's mode
+	}
+	if set.Valid&(SetMode|SetUID|SetGID|KillSuidgid) == 0 {
+		return nil
+	}
+	n.inherit = nil
+	uid, gid, err := fs.imageIDs(set)
+	if err != nil {
+		return err
+	}
+	if fs.upper.rootless {
+		return fs.overrideOwnerMode(n, a, set, uid, gid)
+	}
+	if uid >= 0 || gid >= 0 {
+		if err := fs.upper.chown(a, uid, gid); err != nil {
+			return err
+		}
+	}
+	if set.Valid&SetMode != 0 {
+		return fs.upper.chmod(a, set.Mode&0o7777)
+	}
+	if set.Valid&KillSuidgid != 0 && n.typ == unix.S_IFREG {
+		return fs.killSuidgid(a)
+	}
+	return nil
+}
+
+// withoutSuidgid is a mode after an unprivileged write: no suid, and no sgid
+// where it means "run as the group" (setattr_should_drop_suidgid in the kernel).
+func withoutSuidgid(mode uint32) uint32 {
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
+}
+
+func (fs *FS) killSuidgid(a at) error {
+	var st unix.Statx_t
+	if err := fs.upper.stat(a, &st); err != nil {
+		return err
+	}
+	mode := uint32(st.Mode) & 0o7777
+	if want := withoutSuidgid(mode); want != mode {
+		return fs.upper.chmod(a, want)
+	}
+	return nil
+}
+
+// overrideOwnerMode is setOwnerMode in a plain user's upper.
+func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error {
+	var st unix.Statx_t
+	if err := fs.upper.stat(a, &st); err != nil {
+		return err
+	}
+	standIn := n.over != nil && n.over.typ != 0
+	want := overrideStat{mode: uint32(st.Mode) & 0o7777, typ: n.typ}
+	if n.over != nil {
+		want = *n.over
+		want.typ = n.typ
+	}
+	if uid >= 0 {
+		want.uid = uint32(uid)
+	}
+	if gid >= 0 {
+		want.gid = uint32(gid)
+	}
+	switch {
+	case set.Valid&SetMode != 0:
+		want.mode = set.Mode & 0o7777
+	case n.typ == unix.S_IFREG && (uid >= 0 || gid >= 0 || set.Valid&KillSuidgid != 0):
+		want.mode = withoutSuidgid(want.mode)
+		if err := fs.upper.dropCapabilities(a); err != nil {
+			return err
+		}
+	}
+	if !standIn && n.typ == unix.S_IFLNK {
+		if want.uid == 0 && want.gid == 0 {
+			return nil
+		}
+		return fs.replaceByStandIn(n, a, &st, want)
+	}
+	over, err := fs.upper.setOverride(a, want, standIn)
+	if err != nil {
+		return err
+	}
+	n.over = over
+	return nil
+}
+
+// dropCapabilities removes what the kernel removes of a file that it changes the owner
+// of: a plain user's attribute in its place is none to it.
+func (u *Upper) dropCapabilities(a at) error {
+	err := u.removexattr(a, u.storedXattr("security.capability"))
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
+// replaceByStandIn turns a plain user's symlink into a regular file that can hold
+// an owner. Preconditions: treeMu and n.mu are held.
+func (fs *FS) replaceByStandIn(n *node, a at, st *unix.Statx_t, want overrideStat) error {
+	if a.name == "" || st.Nlink != 1 {
+		return ErrUnsupported // another name would stay as it is
+	}
+	link, err := fs.upper.readlink(a)
+	if err != nil {
+		return err
+	}
+	mtime := toTimespec(st.Mtime)
+	o := &object{
+		mode: unix.S_IFLNK | 0o777, uid: want.uid, gid: want.gid, link: link,
+		lower: n.lower, mtime: &mtime, atime: &mtime,
+	}
+	// The inode that goes keeps its number, which the node goes on using.
+	keep, err := fs.upper.open(a, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	var made unix.Statx_t
+	s, err := fs.upper.stage(o)
+	if err == nil {
+		if err = fs.upper.stat(at{s.fd, ""}, &made); err == nil {
+			err = fs.upper.rename(s.at, a, 0)
+		}
+		if err != nil {
+			fs.upper.unstage(s)
+		} else {
+			_ = unix.Close(s.fd)
+		}
+	}
+	if err != nil {
+		_ = unix.Close(keep)
+		return err
+	}
+	fs.table.setUpper(n, made.Ino)
+	n.keep = keep
+	n.over = overrideOf(fs.upper, o)
+	return nil
+}
