@@ -49,10 +49,9 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 		}()
 	}
 	err := Serve(ctx, bundle, ServeOptions{
-		Log: log, Ready: func() { tell(readyAnswer{}) }, OwnFace: slices.Contains(args, lifelineArg),
+		Log: log, Ready: func() { tell(readyAnswer{}) }, OwnFace: slices.Contains(args, lifelineArg), OwnLog: true,
 	})
 	if err != nil {
-		log.Error("mount ended", "error", err)
 		tell(newAnswer(err))
 	}
 	return err
@@ -65,6 +64,8 @@ type ServeOptions struct {
 	// OwnFace shows owners as a new mount without options does, whatever the bundle's
 	// own mount shows.
 	OwnFace bool
+	// OwnLog says that the standard error is the bundle's log, to be left at the end.
+	OwnLog bool
 }
 
 // server is everything a mount's process holds.
@@ -88,7 +89,18 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	unix.Umask(0) // modes are the callers'
 	debug.SetGCPercent(50)
 	s := &server{bundle: bundle, point: rootfsOf(bundle), log: opt.Log}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() {
+		err = errors.Join(err, s.close())
+		if opt.OwnLog {
+			if err != nil {
+				s.log.Error("mount ended", "error", err)
+			}
+			leaveLog()
+		}
+		if s.held != nil { // last: whoever waits for the daemon's end waits for this
+			err = errors.Join(err, s.held.Close())
+		}
+	}()
 	if err := s.open(ctx, opt.OwnFace); err != nil {
 		return err
 	}
@@ -305,6 +317,7 @@ func (s *server) mount() error {
 	return err
 }
 
+// close ends all but the lock of the mount.
 func (s *server) close() error {
 	var errs []error
 	if s.fs != nil {
@@ -322,8 +335,17 @@ func (s *server) close() error {
 	if s.layout != nil {
 		errs = append(errs, s.layout.Close())
 	}
-	if s.held != nil { // last: whoever waits for the daemon's end waits for this
-		errs = append(errs, s.held.Close())
-	}
 	return errors.Join(errs...)
+}
+
+// leaveLog lets go of the log, which keeps the bundle's file system busy.
+func leaveLog() {
+	null, err := unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return // it is busy until the process ends, which is soon
+	}
+	for _, fd := range []int{1, 2} {
+		_ = unix.Dup3(null, fd, 0) // likewise
+	}
+	_ = unix.Close(null)
 }

@@ -52,7 +52,11 @@ func fill(t *testing.T, dir string, leave int64) (free func()) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave); err != nil {
+	take := int64(st.Bavail)*st.Bsize - leave
+	for err = unix.ENOSPC; errors.Is(err, unix.ENOSPC) && take > 0; take -= st.Bsize { // its own extents take room too
+		err = unix.Fallocate(int(f.Fd()), 0, 0, take)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return func() {
@@ -321,4 +325,104 @@ func TestOthersCannotReadABundleOrTheCache(t *testing.T) {
 		t.Errorf("another user's status: %s, %v", status, err)
 	}
 	w.um("umount")
+}
+
+// The room grows block by block until everything fits: whatever a copy-up, a hard link
+// over one, a rename of a directory of the layers or a whiteout lacked, the tree is as
+// before it or as after it.
+func TestEachAmountOfRoomGivesAWholeChangeOrNone(t *testing.T) {
+	imagetest.NeedFuse(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	smallDisk(t, disk, 20<<10)
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})
+	changes := map[string]func(root string) error{
+		"copy-up": func(root string) error {
+			f, err := os.OpenFile(filepath.Join(root, "a/deep/large"), os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		},
+		"link":   func(root string) error { return os.Link(filepath.Join(root, "a/one"), filepath.Join(root, "b/linked")) },
+		"rename": func(root string) error { return os.Rename(filepath.Join(root, "b"), filepath.Join(root, "a/moved")) },
+		"remove": func(root string) error { return os.Remove(filepath.Join(root, "b/one")) },
+		"attributes": func(root string) error {
+			return unix.Setxattr(filepath.Join(root, "a/one"), "user.long", bytes.Repeat([]byte("v"), 600), 0)
+		},
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			b := env.MountAt(t, filepath.Join(disk, name), layout+":base")
+			before := imagetest.MustReadTree(t, b.Rootfs())
+			refused := 0
+			for leave := int64(0); ; leave += 4096 {
+				if leave > 8<<20 {
+					t.Fatal("it never fits")
+				}
+				free := fill(t, disk, leave)
+				err := change(b.Rootfs())
+				if err == nil {
+					free()
+					break
+				}
+				refused++
+				if !errors.Is(err, unix.ENOSPC) {
+					t.Errorf("with %d bytes of room: %v", leave, err)
+				}
+				imagetest.SameTree(t, fmt.Sprintf("the tree with %d bytes of room", leave), before, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{})
+				if left := debris(t, b.Path); len(left) > 0 {
+					t.Errorf("with %d bytes of room, left in work/: %v", leave, left)
+				}
+				free()
+				if t.Failed() {
+					break
+				}
+			}
+			after := imagetest.MustReadTree(t, b.Rootfs())
+			b.Umount(t)
+			b.Remount(t)
+			imagetest.SameTree(t, "mounted again", after, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{})
+			b.Umount(t)
+			t.Logf("refused %d times", refused)
+			if err := os.RemoveAll(b.Path); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestARepackWithEachAmountOfRoomIsWholeOrNothing(t *testing.T) {
+	imagetest.NeedFuse(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	smallDisk(t, disk, 20<<10)
+	layout := filepath.Join(disk, "img")
+	if err := imagetest.WriteLayout(layout, imagetest.Image{Tag: "base", Layers: baseLayers}); err != nil {
+		t.Fatal(err)
+	}
+	b := env.Mount(t, layout+":base")
+	env.MustCommand(t, "dd", "if=/dev/urandom", "of="+filepath.Join(b.Rootfs(), "random"), "bs=1k", "count=200", "status=none")
+	refused := 0
+	for leave := int64(0); ; leave += 12 << 10 {
+		if leave > 8<<20 {
+			t.Fatal("it never fits")
+		}
+		free := fill(t, disk, leave)
+		r := env.Run(t, "repack", "--image", layout+":new", b.Path)
+		if check := env.Run(t, "fsck", "--layout", layout); check.Code != 0 {
+			t.Errorf("with %d bytes of room: exit %d, fsck: %s%s", leave, r.Code, check.Stdout, check.Stderr)
+		}
+		free()
+		if r.Code == 0 {
+			break
+		}
+		refused++
+		if r.Code != codeSpace || strings.Count(r.Stderr, "\n") != 1 {
+			t.Errorf("with %d bytes of room: exit %d: %s", leave, r.Code, r.Stderr)
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	t.Logf("refused %d times", refused)
+	b.Umount(t)
 }

@@ -203,3 +203,20 @@ func TestADeadDaemonsMountIsCleanedByUmountToo(t *testing.T) {
 	}
 	b.Umount(t)
 }
+
+func TestADiskIsFreeAsSoonAsItsBundleIsUnmounted(t *testing.T) {
+	imagetest.NeedFuse(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	smallDisk(t, disk, 20<<10)
+	layout := baseLayout(t)
+	b := env.MountAt(t, filepath.Join(disk, "bundle"), layout+":base")
+	for range 20 {
+		b.Umount(t)
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Fatal(err)
+		}
+		env.MustCommand(t, "mount", "-o", "loop", disk+".ext4", disk)
+		b.Remount(t)
+	}
+	b.Umount(t)
+}
