@@ -11,6 +11,7 @@ UMOCI_SYMLINK ?=
 FUZZTIME ?= 30s
 CRASHROUNDS ?= 1000
 STRESSTIME ?= 10m
+SOAKTIME ?= 1h
 SEED ?= 0
 PJDFSTEST ?=
 BENCHTIME ?= 1s
@@ -31,12 +32,12 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race images e2e test-posix crash stress demo install bench-images bench bench-quick bench-go fuzz lint clean
+.PHONY: help build docs test test-race images e2e test-posix crash stress soak demo install bench-images bench bench-quick bench-go fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), STRESSTIME SEED (stress),"
+	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), STRESSTIME SEED (stress), SOAKTIME (soak),"
 	@echo "             BENCHTIME (bench-go),"
 	@echo "             IMAGES (where e2e keeps its images), GOTESTFLAGS (test)"
 
@@ -70,6 +71,9 @@ crash: ## kill the daemon CRASHROUNDS times under load, and commands at each cal
 
 stress: ## random operations for STRESSTIME, from SEED on: alone, against a local disk and overlayfs, from 8 processes (root)
 	$(GO) test -count=1 -v -timeout 0 ./tests/stress -stresstime $(STRESSTIME) -seed $(SEED)
+
+soak: ## eight processes load one mount for SOAKTIME, its daemon and a hundred files watched (root)
+	$(GO) test -count=1 -v -timeout 0 -run EightProcesses ./tests/stress -soak $(SOAKTIME) -seed $(SEED)
 
 demo: ## show the loop: mount, run under runc, edit, diff, repack (root)
 	scripts/demo.sh

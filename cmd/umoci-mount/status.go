@@ -30,7 +30,7 @@ func newStatusCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.json, "json", false, "write JSON")
-	f.BoolVar(&o.stats, "stats", false, "show the kernel's requests by kind")
+	f.BoolVar(&o.stats, "stats", false, "show what the daemons hold, and the kernel's requests by kind")
 	return cmd
 }
 
@@ -69,6 +69,7 @@ func writeRequests(out io.Writer, mounts []bundle.MountStatus) error {
 		}
 		slices.Sort(names)
 		fmt.Fprintf(w, "\n%s\n", m.Bundle)
+		fmt.Fprintf(w, "  memory\t%s, heap %s\n  goroutines\t%d\n  descriptors\t%d\n", size(m.Resident), size(m.Heap), m.Goroutines, m.Descriptors)
 		for _, name := range names {
 			fmt.Fprintf(w, "  %s\t%d\n", name, m.Requests[name])
 		}

@@ -27,10 +27,11 @@ type DaemonStatus struct {
 	PID      int               `json:"pid"`
 	Started  time.Time         `json:"started,omitzero"`
 	Requests map[string]uint64 `json:"requests,omitempty"` // FUSE requests by opcode
-	Error    string            `json:"error,omitempty"`
-	Owner    *overlay.Owner    `json:"owner,omitempty"` // of "owner", in the image's ids
-	Errno    int               `json:"errno,omitempty"` // of an edit that failed
-	Kind     int               `json:"kind,omitempty"`  // of an edit that failed, see readyAnswer
+	Resources
+	Error string         `json:"error,omitempty"`
+	Owner *overlay.Owner `json:"owner,omitempty"` // of "owner", in the image's ids
+	Errno int            `json:"errno,omitempty"` // of an edit that failed
+	Kind  int            `json:"kind,omitempty"`  // of an edit that failed, see readyAnswer
 }
 
 // maxFreeze bounds how long a client can hold the writers of a mount.

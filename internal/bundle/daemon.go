@@ -112,7 +112,7 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		log: s.log, freeze: s.fs.Freeze,
 		owner: s.owner, edit: (&editing{fs: s.fs, told: s.fuse}).apply,
 		status: func() DaemonStatus {
-			return DaemonStatus{PID: os.Getpid(), Started: started, Requests: s.fuse.Stats()}
+			return DaemonStatus{PID: os.Getpid(), Started: started, Requests: s.fuse.Stats(), Resources: resources()}
 		},
 	}
 	done := make(chan struct{})

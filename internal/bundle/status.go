@@ -3,8 +3,11 @@ package bundle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -19,7 +22,33 @@ type MountStatus struct {
 	Uptime   float64           `json:"uptime_seconds"`
 	Upper    int64             `json:"upper_bytes"` // disk space of the changes
 	Requests map[string]uint64 `json:"requests,omitempty"`
-	Error    string            `json:"error,omitempty"` // why the daemon does not answer
+	Resources
+	Error string `json:"error,omitempty"` // why the daemon does not answer
+}
+
+// Resources are what a daemon holds.
+type Resources struct {
+	Resident    int64 `json:"resident_bytes,omitempty"` // memory, mapped files included
+	Heap        int64 `json:"heap_bytes,omitempty"`     // of it Go's, in use
+	Goroutines  int   `json:"goroutines,omitempty"`
+	Descriptors int   `json:"descriptors,omitempty"`
+}
+
+// resources are the calling process's.
+func resources() Resources {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	r := Resources{Heap: int64(m.HeapInuse), Goroutines: runtime.NumGoroutine()}
+	if data, err := os.ReadFile("/proc/self/statm"); err == nil {
+		var size, pages int64
+		if _, err := fmt.Sscan(string(data), &size, &pages); err == nil {
+			r.Resident = pages * int64(os.Getpagesize())
+		}
+	}
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		r.Descriptors = len(fds) - 1 // not that of the listing itself
+	}
+	return r
 }
 
 // Status lists the mounts of this mount namespace that the caller can see into.
@@ -63,7 +92,7 @@ func mountStatus(bundle, point string) MountStatus {
 		return st
 	}
 	_ = conn.Close()
-	st.PID, st.Uptime, st.Requests = ds.PID, time.Since(ds.Started).Seconds(), ds.Requests
+	st.PID, st.Uptime, st.Requests, st.Resources = ds.PID, time.Since(ds.Started).Seconds(), ds.Requests, ds.Resources
 	return st
 }
 

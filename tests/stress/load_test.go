@@ -2,6 +2,7 @@ package stress
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,7 +29,8 @@ const (
 	// roundOps is how many operations each worker does in a round.
 	roundOps = 1500
 
-	mayGrowFDs = 8
+	mayGrowFDs        = 8
+	mayGrowGoroutines = 8
 	// maxDirs is more than the directories that the workers can have made.
 	maxDirs      = 200
 	mayGrowBytes = 48 << 20 // resident; the span cache and the collector settle within
@@ -100,14 +102,15 @@ func raced(err error) bool {
 
 // usage is what the daemon holds.
 type usage struct {
-	fds     int // other than of dirs
-	dirs    int // O_PATH descriptors: the bounded cache of upper directories
-	threads int
-	rss     int // bytes
+	goroutines int
+	fds        int // other than of dirs
+	dirs       int // O_PATH descriptors: the bounded cache of upper directories
+	threads    int
+	rss        int // bytes
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("%d descriptors, %d of directories, %d threads, %d MiB", u.fds, u.dirs, u.threads, u.rss>>20)
+	return fmt.Sprintf("%d descriptors, %d of directories, %d threads, %d goroutines, %d MiB", u.fds, u.dirs, u.threads, u.goroutines, u.rss>>20)
 }
 
 func TestEightProcessesLeaveTheMountWholeAndTheDaemonSmall(t *testing.T) {
@@ -125,23 +128,29 @@ func TestEightProcessesLeaveTheMountWholeAndTheDaemonSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := daemonOf(t, b)
+	kept := newKept(t, filepath.Join(b.Rootfs(), "kept"))
 	var settled usage
 	began := time.Now()
 	rounds := 0
-	for ; rounds < 4 || time.Since(began) < share(15); rounds++ {
+	for ; rounds < 4 || time.Since(began) < max(share(15), *soak); rounds++ {
 		loadRound(t, b, pid, *seed+uint64(rounds*workers))
+		kept.round(t, *seed+uint64(rounds))
 		now := use(t, pid)
+		now.goroutines = goroutinesOf(t, b)
 		if rounds == 1 {
 			settled = now
 		}
-		if rounds > 1 && (now.fds > settled.fds+mayGrowFDs || now.dirs > maxDirs || now.rss > settled.rss+mayGrowBytes) {
+		if rounds > 1 && (now.fds > settled.fds+mayGrowFDs || now.goroutines > settled.goroutines+mayGrowGoroutines || now.dirs > maxDirs || now.rss > settled.rss+mayGrowBytes) {
 			t.Fatalf("the daemon grew: %v after round 2, %v after round %d (seed %d)", settled, now, rounds+1, *seed)
 		}
 	}
-	t.Logf("%d rounds: %v after round 2, %v at the end", rounds, settled, use(t, pid))
+	last := use(t, pid)
+	last.goroutines = goroutinesOf(t, b)
+	t.Logf("%d rounds: %v after round 2, %v at the end", rounds, settled, last)
 	before := imagetest.MustReadTree(t, b.Rootfs())
 	b.Umount(t)
 	b.Remount(t)
+	kept.verify(t)
 	imagetest.SameTree(t, "after a remount", before, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{})
 	env.Must(t, "repack", "--full-check", "--image", layout+":after", b.Path)
 	b.Umount(t)
@@ -181,6 +190,67 @@ func loadRound(t *testing.T, b *imagetest.Bundle, pid int, seed uint64) {
 			t.Fatalf("seed %d, worker %d: %v: %s", seed, i, err, out[i].String())
 		}
 	}
+}
+
+// kept are files that nobody but the test changes, while others load the mount.
+type kept struct {
+	dir  string
+	sums map[string][sha256.Size]byte
+}
+
+func newKept(t *testing.T, dir string) *kept {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &kept{dir, map[string][sha256.Size]byte{}}
+}
+
+// round writes some of the files anew, and looks at all.
+func (k *kept) round(t *testing.T, seed uint64) {
+	t.Helper()
+	rnd := source(seed)
+	for range 10 {
+		name := filepath.Join(k.dir, fmt.Sprint(rnd.IntN(100)))
+		data := make([]byte, rnd.IntN(200_000))
+		for i := range data {
+			data[i] = byte(rnd.Uint32())
+		}
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		k.sums[name] = sha256.Sum256(data)
+	}
+	k.verify(t)
+}
+
+func (k *kept) verify(t *testing.T) {
+	t.Helper()
+	for name, want := range k.sums {
+		data, err := os.ReadFile(name)
+		if err != nil || sha256.Sum256(data) != want {
+			t.Fatalf("%s: other bytes than were written, or %v", name, err)
+		}
+	}
+}
+
+// goroutinesOf is how many goroutines the daemon of a bundle has.
+func goroutinesOf(t *testing.T, b *imagetest.Bundle) int {
+	t.Helper()
+	var list []struct {
+		Bundle     string
+		Goroutines int
+	}
+	if err := json.Unmarshal([]byte(env.Must(t, "status", "--json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list {
+		if m.Bundle == b.Path {
+			return m.Goroutines
+		}
+	}
+	t.Fatalf("no daemon of %s", b.Path)
+	return 0
 }
 
 // daemonOf is the process that serves the bundle.

@@ -18,6 +18,7 @@ var (
 	env *imagetest.Env
 	// total is shared out among the tests: see share.
 	total = flag.Duration("stresstime", 60*time.Second, "how long the tests of the package take together")
+	soak  = flag.Duration("soak", 0, "how long eight processes load one mount at least")
 	seed  = flag.Uint64("seed", 0, "of the first sequence; 0: of the time")
 )
 
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
 	}
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 3**total+10*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 3**total+2**soak+10*time.Minute))
 }
 
 // share is the part of the total time that is n of 60 seconds.
