@@ -27,6 +27,7 @@ var ways = []struct {
 	{"one id, mounted", plain, "$um mount b", "$um umount b", "", "0655341"},
 	{"one id, not mounted", plain, ":", ":", "", "0655341"},
 	{"one id though there is a range", ranged, ":", ":", "--ids one", "0655341"},
+	{"one id, real ids mounted", plain, "$um mount --ids real b", "$um umount b", "", "0655341"},
 	{"a range, but mounted", ranged, "$um mount b", "$um umount b", "", "0655341"},
 	{"a range", ranged, ":", ":", "", "0655341110000065536"},
 }
