@@ -76,12 +76,7 @@ func (b *bench) close() {
 }
 
 // tag is the image of most rows.
-func (b *bench) tag() string {
-	if b.quick {
-		return "minbase"
-	}
-	return "large"
-}
+func (b *bench) tag() string { return b.image }
 
 // dir makes a new directory.
 func (b *bench) dir() (string, error) {

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -19,6 +22,7 @@ type options struct {
 	table  string // Markdown; "": standard output
 	rows   *regexp.Regexp
 	runs   int
+	image  string // the tag that most rows use
 	quick  bool
 	user   string // the plain user of the rows for one; "": none
 }
@@ -33,7 +37,8 @@ func main() {
 	flag.StringVar(&o.user, "user", "", "plain `user` for the rows of one")
 	rows := flag.String("rows", "", "measure only rows whose names match this `regexp`")
 	flag.IntVar(&o.runs, "runs", 5, "how `often` each contender runs")
-	flag.BoolVar(&o.quick, "quick", false, "the small image alone, three runs")
+	flag.StringVar(&o.image, "image", "large", "`tag` of the image that most rows use")
+	flag.BoolVar(&o.quick, "quick", false, "a few rows with the small image alone, three runs")
 	flag.Parse()
 	if err := run(o, *rows); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -49,7 +54,7 @@ func run(o options, rows string) (err error) {
 		return err
 	}
 	if o.quick {
-		o.runs = min(o.runs, 3)
+		o.runs, o.image = min(o.runs, 3), "minbase"
 	}
 	for _, path := range []*string{&o.bin, &o.images, &o.work, &o.out} {
 		if *path, err = filepath.Abs(*path); err != nil {
@@ -62,7 +67,9 @@ func run(o options, rows string) (err error) {
 	}
 	defer b.close()
 	began := time.Now()
-	results := b.measure()
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	results := b.measure(interrupted)
 	rep := report{
 		When: began.UTC().Format(time.RFC3339), Machine: machine(), Program: strings.TrimSpace(b.output(o.bin, "--version")),
 		Runs: o.runs, Quick: o.quick, Missing: b.missing, Rows: results,

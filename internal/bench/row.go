@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -74,10 +75,13 @@ func (r *result) met() (met, known bool) {
 	return met, known
 }
 
-// measure runs the rows that are asked for.
-func (b *bench) measure() []result {
+// measure runs the rows that are asked for, until it is interrupted.
+func (b *bench) measure(ctx context.Context) []result {
 	var out []result
 	for _, r := range rows() {
+		if ctx.Err() != nil {
+			break
+		}
 		if !b.options.rows.MatchString(r.name) || r.full && b.quick {
 			continue
 		}

@@ -86,7 +86,8 @@ func rows() []row {
 	return append(list, memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll), indexSize())
 }
 
-func (b *bench) image(tag string) string { return b.images + ":" + tag }
+// ref names an image of the layout.
+func (b *bench) ref(tag string) string { return b.images + ":" + tag }
 
 // firstMount is from nothing to a live tree; umoci extracts, and igzip reads the layers
 // alone.
@@ -109,11 +110,11 @@ func firstMount() row {
 			switch who {
 			case ours:
 				s, err = timed(func() error {
-					return sh(dir+".log", "", `"$0" mount --cache-dir "$2/cache" --image "$1" "$2/b"`, b.bin, b.image(b.tag()), dir)
+					return sh(dir+".log", "", `"$0" mount --cache-dir "$2/cache" --image "$1" "$2/b"`, b.bin, b.ref(b.tag()), dir)
 				})
 				return s, errors.Join(err, sh(dir+".log", "", `"$0" umount "$1/b"`, b.bin, dir))
 			case umoci:
-				return timed(func() error { return sh(dir+".log", "", `umoci unpack --image "$0" "$1/b"`, b.image(b.tag()), dir) })
+				return timed(func() error { return sh(dir+".log", "", `umoci unpack --image "$0" "$1/b"`, b.ref(b.tag()), dir) })
 			}
 			return timed(func() error {
 				return sh(dir+".log", "", `for l in "$0" "$@"; do igzip -d -c "$l" >/dev/null; done`, layers...)
@@ -132,7 +133,7 @@ func (b *bench) layers(tag string) ([]string, error) {
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(b.output(b.bin, "stat", "--json", "--image", b.image(tag))), &stat); err != nil {
+	if err := json.Unmarshal([]byte(b.output(b.bin, "stat", "--json", "--image", b.ref(tag))), &stat); err != nil {
 		return nil, fmt.Errorf("stat of %s: %w", tag, err)
 	}
 	var out []string
@@ -149,7 +150,7 @@ func nextMount(tag string) row {
 		r.name, r.full = r.name+", 1 M entries", true
 	}
 	r.begin = func(b *bench, _ string) (trial, func() error, error) {
-		image := b.image(b.tag())
+		image := b.ref(b.tag())
 		if tag == "million" {
 			var err error
 			if image, err = b.million(); err != nil {
@@ -191,8 +192,8 @@ func quickEdit() row {
 			if err := settle(false); err != nil {
 				return 0, err
 			}
-			s, err = timed(func() error { return sh(dir+".log", "", script, tool, b.image(b.tag()), dir, who) })
-			return s, errors.Join(err, sh(dir+".log", "", `"$0" rm --image "$1-edited"; rm -rf "$2"`, b.bin, b.image(b.tag()), dir))
+			s, err = timed(func() error { return sh(dir+".log", "", script, tool, b.ref(b.tag()), dir, who) })
+			return s, errors.Join(err, sh(dir+".log", "", `"$0" rm --image "$1-edited"; rm -rf "$2"`, b.bin, b.ref(b.tag()), dir))
 		}, nil, nil
 	}
 	return r
@@ -202,7 +203,7 @@ func quickEdit() row {
 func repackOne(tag string) row {
 	r := row{name: "repack of one changed file, image " + tag, contenders: []string{ours}, most: 0.05, full: true}
 	r.begin = func(b *bench, _ string) (trial, func() error, error) {
-		image := b.image(tag)
+		image := b.ref(tag)
 		if tag == "million" {
 			var err error
 			if image, err = b.million(); err != nil {
@@ -237,16 +238,16 @@ func repackMuch() row {
 		}
 		err = sh(dir+".log", "", `"$0" unpack --image "$1" "$2/b"; mkdir "$2/b/rootfs/new"
 			perl -e 'srand(2); for my $i (0..499) { open(my $f, ">", "$ARGV[0]/$i") or die;
-				for (1..64) { print $f pack("L*", map { int(rand(2**32)) } 1..2048), "some text that compresses well " x 264 } }' "$2/b/rootfs/new"`, tool, b.image("minbase"), dir)
+				for (1..64) { print $f pack("L*", map { int(rand(2**32)) } 1..2048), "some text that compresses well " x 264 } }' "$2/b/rootfs/new"`, tool, b.ref("minbase"), dir)
 		return func() (float64, error) {
 				if err := settle(false); err != nil {
 					return 0, err
 				}
 				return timed(func() error {
-					return sh(dir+".log", "", `"$0" repack --image "$1-much" "$2/b"`, tool, b.image("minbase"), dir)
+					return sh(dir+".log", "", `"$0" repack --image "$1-much" "$2/b"`, tool, b.ref("minbase"), dir)
 				})
 			}, func() error {
-				return sh(dir+".log", "", `[ "$3" = umoci ] || "$0" umount --discard "$2/b"; "$0" rm --image "$1-much"; rm -rf "$2"`, b.bin, b.image("minbase"), dir, who)
+				return sh(dir+".log", "", `[ "$3" = umoci ] || "$0" umount --discard "$2/b"; "$0" rm --image "$1-much"; rm -rf "$2"`, b.bin, b.ref("minbase"), dir, who)
 			}, err
 	}
 	return r
@@ -261,7 +262,7 @@ func start(command string) row {
 func memory(when string, most float64, script string) row {
 	r := row{name: "daemon's memory, " + when, contenders: []string{ours}, most: most, unit: "MB"}
 	r.begin = func(b *bench, who string) (trial, func() error, error) {
-		image := b.image(b.tag())
+		image := b.ref(b.tag())
 		if !b.quick && script == findAll {
 			var err error
 			if image, err = b.million(); err != nil {
@@ -317,7 +318,7 @@ func indexSize() row {
 			if err != nil {
 				return 0, err
 			}
-			if err := sh(dir+".log", "", `"$0" cache warm --cache-dir "$2/cache" --image "$1"`, b.bin, b.image(b.tag()), dir); err != nil {
+			if err := sh(dir+".log", "", `"$0" cache warm --cache-dir "$2/cache" --image "$1"`, b.bin, b.ref(b.tag()), dir); err != nil {
 				return 0, err
 			}
 			var index, blobs float64
