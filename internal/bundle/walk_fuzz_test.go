@@ -1,0 +1,147 @@
+package bundle
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/imagetest"
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// hostileTar is a layer of what tars should not have.
+func hostileTar(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []tar.Header{
+		{Name: "../outside", Typeflag: tar.TypeReg, Mode: 0o644, Size: 3},
+		{Name: "/etc/absolute", Typeflag: tar.TypeReg, Mode: 0o644, Size: 3},
+		{Name: "loop", Linkname: "loop", Typeflag: tar.TypeSymlink},
+		{Name: "up", Linkname: "../../../etc", Typeflag: tar.TypeSymlink},
+		{Name: "up/passwd", Typeflag: tar.TypeReg, Mode: 0o644, Size: 3},
+		{Name: "hard", Linkname: "../../etc/passwd", Typeflag: tar.TypeLink},
+		{Name: "self", Linkname: "self", Typeflag: tar.TypeLink},
+		{Name: ".wh...", Typeflag: tar.TypeReg},
+		{Name: "d/.wh..wh..opq", Typeflag: tar.TypeReg},
+		{Name: "d/.wh.", Typeflag: tar.TypeReg},
+		{Name: "d", Typeflag: tar.TypeReg, Mode: 0o7777, Size: 3},
+		{Name: "d/below-a-file", Typeflag: tar.TypeReg, Size: 3},
+		{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3},
+	} {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(make([]byte, h.Size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// Any bytes as the upper one of two layers: the image is refused, or each of its names
+// can be listed, described and read, in bounds that the bytes set.
+func FuzzImageWalk(f *testing.F) {
+	hostile := hostileTar(f)
+	f.Add(hostile)
+	f.Add(bytes.Repeat(hostile[:1024], 3))
+	for cut := 512; cut < len(hostile); cut += 700 {
+		f.Add(append(bytes.Clone(hostile[:cut]), hostile[cut/2:]...))
+	}
+	lower := imagetest.Layer{Text: "dir d 0755\nfile d/x 0644 \"x\"\nsymlink s d\nfile etc/passwd 0644 \"root\"\nhardlink h etc/passwd\n"}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		layout := imagetest.Layout(t, imagetest.Image{Tag: "a", Layers: []imagetest.Layer{lower, {Tar: data, Compress: imagetest.Plain}}})
+		im, err := OpenImage(context.Background(), ImageOptions{Layout: layout, Tag: "a", CacheDir: filepath.Join(t.TempDir(), "cache")})
+		if err != nil {
+			return // refused
+		}
+		defer func() {
+			if err := im.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		fs, err := overlay.New(im.Image, nil, overlay.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := fs.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		w := walker{t: t, fs: fs, left: 100_000, room: 64 << 20}
+		w.dir(layer.RootIno, 0)
+	})
+}
+
+// walker looks at everything, in bounds.
+type walker struct {
+	t    *testing.T
+	fs   *overlay.FS
+	left int   // names
+	room int64 // bytes of content
+}
+
+func (w *walker) dir(ino overlay.Ino, depth int) {
+	d, err := w.fs.OpenDir(ino)
+	if err != nil {
+		w.t.Fatalf("list %d: %v", ino, err)
+	}
+	for i := 2; i < d.Len(); i++ {
+		e, ok, err := d.Entry(i)
+		if err != nil || !ok {
+			w.t.Fatalf("entry %d of %d: %v, %v", i, ino, ok, err)
+		}
+		if e.Name == "" || e.Name == "." || e.Name == ".." || bytes.ContainsAny([]byte(e.Name), "/\x00") {
+			w.t.Fatalf("a name %q", e.Name)
+		}
+		if w.left--; w.left < 0 || depth > 5000 {
+			w.t.Fatal("more names than the bytes can hold")
+		}
+		a, err := w.fs.GetAttr(e.Ino)
+		if err != nil {
+			w.t.Fatalf("%q: %v", e.Name, err)
+		}
+		if err := w.object(e.Ino, a, depth); err != nil {
+			w.t.Fatalf("%q: %v", e.Name, err)
+		}
+	}
+}
+
+func (w *walker) object(ino overlay.Ino, a overlay.Attr, depth int) error {
+	if _, err := w.fs.ListXattr(ino, make([]byte, 65536)); err != nil {
+		return err
+	}
+	switch a.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		w.dir(ino, depth+1)
+	case unix.S_IFLNK:
+		if target, err := w.fs.Readlink(ino); err != nil || len(target) >= unix.PathMax {
+			return fmt.Errorf("a target of %d bytes, %w", len(target), err)
+		}
+	case unix.S_IFREG:
+		h, err := w.fs.Open(ino, unix.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, io.LimitReader(io.NewSectionReader(h, 0, a.Size), w.room))
+		if w.room -= n; err == nil && n != a.Size && w.room > 0 {
+			err = fmt.Errorf("%d bytes of %d", n, a.Size)
+		}
+		if cerr := h.Close(); err == nil {
+			err = cerr
+		}
+		return err
+	}
+	return nil
+}
