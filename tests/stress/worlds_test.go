@@ -189,9 +189,9 @@ func (m *maker) worlds(t *testing.T, flags ...string) []*world {
 	if err := mount(); err != nil {
 		t.Fatal(err)
 	}
-	kernel.remount = func() error { return errors.Join(unix.Unmount(kernel.root, 0), mount()) }
+	kernel.remount = func() error { return errors.Join(unmountSoon(kernel.root), mount()) }
 	kernel.remove = func() {
-		if err := unix.Unmount(kernel.root, 0); err != nil {
+		if err := unmountSoon(kernel.root); err != nil {
 			t.Error(err)
 		}
 	}
@@ -202,6 +202,16 @@ func (m *maker) worlds(t *testing.T, flags ...string) []*world {
 		}
 	}
 	return all
+}
+
+// unmountSoon unmounts what others may be looking at for a moment: programs that go
+// through all mounts.
+func unmountSoon(point string) error {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := unix.Unmount(point, 0); !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // end stops and removes worlds, the last first.
