@@ -1,11 +1,8 @@
 package tests
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,28 +70,11 @@ func (u *plainUser) must(script string) string {
 // newLayer lists the top layer of a tag: type and mode, owner and name of each entry.
 func (u *plainUser) newLayer(tag string) string {
 	u.t.Helper()
-	layout := filepath.Join(u.dir, "img")
-	_, m, _ := imagetest.Manifest(u.t, layout, tag)
-	f, err := os.Open(imagetest.BlobPath(layout, m.Layers[len(m.Layers)-1].Digest))
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		u.t.Fatal(err)
-	}
 	var out strings.Builder
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			return out.String()
-		}
-		if err != nil {
-			u.t.Fatal(err)
-		}
+	for _, h := range imagetest.TopLayer(u.t, filepath.Join(u.dir, "img"), tag) {
 		fmt.Fprintf(&out, "%c %o %d:%d %s\n", h.Typeflag, h.Mode, h.Uid, h.Gid, strings.TrimSuffix(h.Name, "/"))
 	}
+	return out.String()
 }
 
 func expect(t *testing.T, what, want, got string) {

@@ -239,6 +239,27 @@ func AsGzip(t testing.TB, layout, tag string) string {
 }
 
 // readLayer is a layer's plain stream.
+// TopLayer reads the entries of a tag's last layer.
+func TopLayer(t testing.TB, layout, tag string) []*tar.Header {
+	t.Helper()
+	_, m, _ := Manifest(t, layout, tag)
+	plain, err := readLayer(layout, m.Layers[len(m.Layers)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []*tar.Header
+	for r := tar.NewReader(bytes.NewReader(plain)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, h)
+	}
+}
+
 func readLayer(layout string, d ispec.Descriptor) (plain []byte, err error) {
 	f, err := os.Open(BlobPath(layout, d.Digest))
 	if err != nil {

@@ -5,10 +5,8 @@ package rootless
 
 import (
 	"archive/tar"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -116,26 +114,8 @@ func (u *user) must(script string) string {
 // each entry, but for the directories that are in it for their times alone.
 func (u *user) newLayer(tag string, without ...string) string {
 	u.t.Helper()
-	layout := filepath.Join(u.dir, "img")
-	_, m, _ := imagetest.Manifest(u.t, layout, tag)
-	f, err := os.Open(imagetest.BlobPath(layout, m.Layers[len(m.Layers)-1].Digest))
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		u.t.Fatal(err)
-	}
 	var out strings.Builder
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			return out.String()
-		}
-		if err != nil {
-			u.t.Fatal(err)
-		}
+	for _, h := range imagetest.TopLayer(u.t, filepath.Join(u.dir, "img"), tag) {
 		name := strings.TrimPrefix(strings.TrimSuffix(h.Name, "/"), "./")
 		if slices.Contains(without, name) {
 			continue
@@ -151,6 +131,7 @@ func (u *user) newLayer(tag string, without ...string) string {
 		}
 		fmt.Fprintln(&out)
 	}
+	return out.String()
 }
 
 func expect(t *testing.T, what, want, got string) {
