@@ -182,14 +182,14 @@ func (m *maker) worlds(t *testing.T, flags ...string) []*world {
 	}
 	options := fmt.Sprintf("lowerdir=%s:%s,upperdir=%s/upper,workdir=%s/work,redirect_dir=on,index=on,metacopy=off,xino=auto",
 		m.layers[1], m.layers[0], dir, dir)
-	mount := func() error { return unix.Mount("overlay", kernel.root, "overlay", 0, options) }
 	if err := copyAttributes(m.layers[1], filepath.Join(dir, "upper")); err != nil {
 		t.Fatal(err)
 	}
-	if err := mount(); err != nil {
+	// It is not mounted again in the middle: a mount namespace that others have made since
+	// keeps the upper directory in use.
+	if err := unix.Mount("overlay", kernel.root, "overlay", 0, options); err != nil {
 		t.Fatal(err)
 	}
-	kernel.remount = func() error { return errors.Join(unmountSoon(kernel.root), mount()) }
 	kernel.remove = func() {
 		if err := unmountSoon(kernel.root); err != nil {
 			t.Error(err)
