@@ -32,7 +32,7 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race images e2e test-posix crash stress soak demo install bench-images bench bench-quick bench-go fuzz lint clean
+.PHONY: help build docs test test-race test-race-core images e2e test-posix crash stress soak demo install bench-images bench bench-quick bench-go fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test: ## run the tests (as root for all of them; the rest skip with a reason); n
 
 test-race: ## run the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -count=1 $(GOTESTFLAGS) ./...
+
+test-race-core: ## the same in two minutes: where many goroutines meet
+	CGO_ENABLED=1 $(GO) test -race -count=1 ./cas ./overlay ./fusefs ./internal/...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Cache|Once|Concurrent|Damage' ./layer
 
 images: build ## make the real images of the end-to-end tests (root, needs a Debian mirror)
 	tests/images/mkall.sh $(IMAGES)
