@@ -68,7 +68,7 @@ e2e: images ## run the whole loop on real Debian images (root)
 
 test-posix: ## each operation on each kind of object, as on a local disk; PJDFSTEST=DIR: that suite too (root)
 	$(GO) test -count=1 -v -timeout 20m ./tests/matrix -every 1
-	if [ -n "$(PJDFSTEST)" ]; then scripts/pjdfstest.sh "$(PJDFSTEST)"; else echo "pjdfstest: PJDFSTEST names no built copy: not run"; fi
+	if [ -n "$(PJDFSTEST)" ]; then scripts/pjdfstest.sh "$(PJDFSTEST)"; scripts/pjdfstest.sh "$(PJDFSTEST)" --passthrough; else echo "pjdfstest: PJDFSTEST names no built copy: not run"; fi
 
 crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
 	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS)

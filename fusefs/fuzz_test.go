@@ -125,7 +125,7 @@ func (q *requests) one() {
 		var out fuse.OpenOut
 		q.opened(q.Open(nil, &fuse.OpenIn{InHeader: h, Flags: uint32(q.number()), Mode: uint32(q.byte())}, &out), out.Fh)
 	case 15:
-		_, _ = q.read(q.pick(q.files), int(q.number()&0x7fffffff), int(q.number()&0xffff))
+		_, _ = q.readOf(h.NodeId, q.pick(q.files), int(q.number()&0x7fffffff), int(q.number()&0xffff))
 	case 16:
 		data := make([]byte, q.number()&0xffff)
 		_, _ = q.Write(nil, &fuse.WriteIn{InHeader: h, Fh: q.pick(q.files), Offset: q.number() & 0xffffff}, data)
@@ -164,13 +164,19 @@ func (q *requests) one() {
 // Whatever is asked, in whatever order: nothing panics, no handle stays, nothing
 // outside the upper directory is touched, and the file system goes on.
 func FuzzRequests(f *testing.F) {
-	f.Add([]byte("\x00\x00\x00\x00\x00\x0d\x02\x0f\x00\x00\x10"))
+	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x0d\x02\x0f\x00\x00\x10"))
 	f.Add([]byte(strings.Repeat("\x00\x00\x06\x05\x00\x00\x0c\x05\x05", 20)))
 	for op := range byte(26) {
-		f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, 1, 0, op, 1, 2, 3, 0, 0, 13, 2, 0, 0, op, 0, 0, 0, 1, 2})
+		for mode := range byte(2) {
+			f.Add([]byte{mode, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, op, 1, 2, 3, 0, 0, 13, 2, 0, 0, op, 0, 0, 0, 1, 2})
+		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		q := &requests{raw: newRaw(t, false), data: data[:min(len(data), 2000)], nodes: []uint64{uint64(layer.RootIno)}}
+		if q.byte()&1 == 0 {
+			q.openByNode()
+			t.Cleanup(q.OnUnmount)
+		}
 		outside := filepath.Join(t.TempDir(), "canary")
 		if err := os.WriteFile(outside, []byte("alive"), 0o600); err != nil {
 			t.Fatal(err)

@@ -22,6 +22,7 @@ type mounted struct {
 	root  string // the mountpoint
 	upper string
 	log   string
+	opt   Options
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
 	out   *bufio.Reader
@@ -112,7 +113,7 @@ func tryMount(t testing.TB, cfg serverConfig, uid int) (*mounted, error) {
 		return nil, err
 	}
 	m := &mounted{
-		t: t, root: filepath.Join(cfg.Dir, "mnt"), upper: filepath.Join(cfg.Dir, "upper"), log: cfg.LogPath,
+		t: t, root: filepath.Join(cfg.Dir, "mnt"), upper: filepath.Join(cfg.Dir, "upper"), log: cfg.LogPath, opt: cfg.Options,
 		cmd: exec.Command(os.Args[0]),
 	}
 	m.cmd.Env = append(os.Environ(), serverEnv+"="+string(config), "GORACE=atexit_sleep_ms=0")

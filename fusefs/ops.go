@@ -23,9 +23,10 @@ type ops struct {
 	// passthrough is whether it is wanted; immutable.
 	passthrough bool
 
-	files handles[file]
-	io    ioModes
-	stats stats
+	files     handles[file]
+	nodeFiles *nodeFiles // the kernel opens files by itself: set by Init; nil: it asks
+	io        ioModes
+	stats     stats
 
 	actors actors
 
@@ -61,9 +62,17 @@ func (o *ops) SetDebug(bool) {}
 func (o *ops) Init(s *fuse.Server) {
 	o.kernel = s
 	o.noOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
-	if o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0 {
+	switch {
+	case !o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0:
+		o.openByNode()
+	case o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0:
 		o.io.backing = s
 	}
+}
+
+// openByNode leaves opens to the kernel.
+func (o *ops) openByNode() {
+	o.nodeFiles = newNodeFiles(o.fs.Open, func(ino overlay.Ino, err error) { o.logFailure(opRelease, uint64(ino), err) })
 }
 
 // OnUnmount is called after the last request. Handles that the kernel had no
@@ -71,6 +80,9 @@ func (o *ops) Init(s *fuse.Server) {
 func (o *ops) OnUnmount() {
 	for _, f := range o.files.drain() {
 		o.closeFile(f)
+	}
+	if o.nodeFiles != nil {
+		o.nodeFiles.closeAll()
 	}
 }
 

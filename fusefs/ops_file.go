@@ -3,6 +3,7 @@ package fusefs
 import (
 	"errors"
 	"io"
+	"io/fs"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -23,9 +24,43 @@ func (o *ops) openFile(h *overlay.Handle, flags uint32, out *fuse.OpenOut) *file
 	return f
 }
 
-// Open opens a regular file, and empties it where O_TRUNC asks for it.
+// fileUse is an open file while a request uses it.
+type fileUse struct {
+	*overlay.Handle
+	node *nodeFile // nil: the kernel opened it
+}
+
+// use finds the open file that a request is for, to be given back with endUse. write
+// says that the request changes it.
+func (o *ops) use(fh, ino uint64, write bool) (fileUse, error) {
+	if o.nodeFiles != nil {
+		f, err := o.nodeFiles.get(overlay.Ino(ino), write)
+		if err != nil {
+			return fileUse{}, err
+		}
+		return fileUse{f.h, f}, nil
+	}
+	f := o.files.get(fh)
+	if f == nil {
+		return fileUse{}, fs.ErrClosed
+	}
+	return fileUse{f.h, nil}, nil
+}
+
+func (o *ops) endUse(f fileUse) {
+	if f.node != nil {
+		o.nodeFiles.put(f.node)
+	}
+}
+
+// Open opens a regular file, and empties it where O_TRUNC asks for it. Without
+// passthrough there is nothing to decide at an open, and the kernel is told not to
+// ask (nodefiles.go).
 func (o *ops) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	o.stats.count(opOpen)
+	if o.nodeFiles != nil {
+		return fuse.ENOSYS
+	}
 	ino := overlay.Ino(in.NodeId)
 	h, err := o.fs.Open(ino, in.Flags)
 	if err != nil {
@@ -102,16 +137,17 @@ func (o *ops) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 // write writes at the offset the kernel gives, also for O_APPEND: it holds the
 // inode's lock from reading the size to our reply.
 func (o *ops) write(in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	f := o.files.get(in.Fh)
-	if f == nil {
-		return 0, fuse.EBADF
+	f, err := o.use(in.Fh, in.NodeId, true)
+	if err != nil {
+		return 0, o.status(opWrite, in.NodeId, err)
 	}
+	defer o.endUse(f)
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
-		if err := o.dropPrivileges(f.h.Ino()); err != nil {
+		if err := o.dropPrivileges(f.Ino()); err != nil {
 			return 0, o.status(opWrite, in.NodeId, err)
 		}
 	}
-	n, err := f.h.WriteAt(data, int64(in.Offset))
+	n, err := f.WriteAt(data, int64(in.Offset))
 	if err != nil && n == 0 {
 		return 0, o.status(opWrite, in.NodeId, err)
 	}
@@ -131,30 +167,33 @@ const fsyncDataOnly = 1
 
 func (o *ops) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	o.stats.count(opFsync)
-	f := o.files.get(in.Fh)
-	if f == nil {
-		return fuse.EBADF
+	f, err := o.use(in.Fh, in.NodeId, false)
+	if err != nil {
+		return o.status(opFsync, in.NodeId, err)
 	}
-	return o.status(opFsync, in.NodeId, f.h.Sync(in.FsyncFlags&fsyncDataOnly != 0))
+	defer o.endUse(f)
+	return o.status(opFsync, in.NodeId, f.Sync(in.FsyncFlags&fsyncDataOnly != 0))
 }
 
 func (o *ops) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	o.stats.count(opFallocate)
-	f := o.files.get(in.Fh)
-	if f == nil {
-		return fuse.EBADF
+	f, err := o.use(in.Fh, in.NodeId, true)
+	if err != nil {
+		return o.status(opFallocate, in.NodeId, err)
 	}
-	return o.status(opFallocate, in.NodeId, f.h.Allocate(in.Mode, int64(in.Offset), int64(in.Length)))
+	defer o.endUse(f)
+	return o.status(opFallocate, in.NodeId, f.Allocate(in.Mode, int64(in.Offset), int64(in.Length)))
 }
 
 // Lseek is asked for SEEK_DATA and SEEK_HOLE alone.
 func (o *ops) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	o.stats.count(opLseek)
-	f := o.files.get(in.Fh)
-	if f == nil {
-		return fuse.EBADF
+	f, err := o.use(in.Fh, in.NodeId, false)
+	if err != nil {
+		return o.status(opLseek, in.NodeId, err)
 	}
-	pos, err := f.h.Seek(int64(in.Offset), int(in.Whence))
+	defer o.endUse(f)
+	pos, err := f.Seek(int64(in.Offset), int(in.Whence))
 	if err != nil {
 		return o.status(opLseek, in.NodeId, err)
 	}
@@ -168,14 +207,20 @@ const copyRangeMax = 64 << 20
 
 func (o *ops) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	o.stats.count(opCopyFileRange)
-	src, dst := o.files.get(in.FhIn), o.files.get(in.FhOut)
-	switch {
-	case src == nil || dst == nil:
-		return 0, fuse.EBADF
-	case in.Flags != 0:
+	if in.Flags != 0 {
 		return 0, fuse.EINVAL
 	}
-	n, err := src.h.CopyRange(int64(in.OffIn), dst.h, int64(in.OffOut), int64(min(in.Len, copyRangeMax)))
+	src, err := o.use(in.FhIn, in.NodeId, false)
+	if err != nil {
+		return 0, o.status(opCopyFileRange, in.NodeId, err)
+	}
+	defer o.endUse(src)
+	dst, err := o.use(in.FhOut, in.NodeIdOut, true)
+	if err != nil {
+		return 0, o.status(opCopyFileRange, in.NodeIdOut, err)
+	}
+	defer o.endUse(dst)
+	n, err := src.CopyRange(int64(in.OffIn), dst.Handle, int64(in.OffOut), int64(min(in.Len, copyRangeMax)))
 	if err != nil && n == 0 {
 		return 0, o.status(opCopyFileRange, in.NodeId, err)
 	}
@@ -210,11 +255,12 @@ func (o *ops) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status {
 // Read reads data of a file that is not passed through.
 func (o *ops) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	o.stats.count(opRead)
-	f := o.files.get(in.Fh)
-	if f == nil {
-		return nil, fuse.EBADF
+	f, err := o.use(in.Fh, in.NodeId, false)
+	if err != nil {
+		return nil, o.status(opRead, in.NodeId, err)
 	}
-	n, err := f.h.ReadAt(buf, int64(in.Offset))
+	defer o.endUse(f)
+	n, err := f.ReadAt(buf, int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		// Not what came before it: the kernel takes a short answer for the end of the
 		// file (fuse_short_read). It asks again for the pages one by one.

@@ -85,7 +85,13 @@ func (o *ops) created(op opcode, in *fuse.CreateIn, h *overlay.Handle, a *overla
 	if err != nil {
 		return o.status(op, in.NodeId, err)
 	}
-	o.openFile(h, in.Flags&^unix.O_CREAT, &out.OpenOut)
+	if o.nodeFiles != nil {
+		// No number: the kernel will not tell of the end (fuse_file_put with no_open).
+		o.nodeFiles.put(o.nodeFiles.add(h, true))
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	} else {
+		o.openFile(h, in.Flags&^unix.O_CREAT, &out.OpenOut)
+	}
 	o.fillEntry(&out.EntryOut, a)
 	out.AttrValid = forever
 	return fuse.OK

@@ -27,6 +27,9 @@ func (o *ops) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fus
 func (o *ops) Forget(nodeID, nlookup uint64) {
 	o.stats.count(opForget)
 	o.fs.Forget(overlay.Ino(nodeID), nlookup)
+	if o.nodeFiles != nil {
+		o.nodeFiles.drop(overlay.Ino(nodeID))
+	}
 }
 
 func (o *ops) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {

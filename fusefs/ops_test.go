@@ -41,8 +41,14 @@ func TestEntriesAndAttributesAreValidForEver(t *testing.T) {
 // read reads as go-fuse does.
 func (r *raw) read(fh uint64, off, n int) ([]byte, fuse.Status) {
 	r.t.Helper()
+	return r.readOf(0, fh, off, n)
+}
+
+// readOf is read where the node may count.
+func (r *raw) readOf(node, fh uint64, off, n int) ([]byte, fuse.Status) {
+	r.t.Helper()
 	buf := make([]byte, n)
-	res, st := r.Read(nil, &fuse.ReadIn{Fh: fh, Offset: uint64(off), Size: uint32(n)}, buf)
+	res, st := r.Read(nil, &fuse.ReadIn{InHeader: header(node), Fh: fh, Offset: uint64(off), Size: uint32(n)}, buf)
 	if !st.Ok() {
 		return nil, st
 	}

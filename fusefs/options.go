@@ -102,7 +102,8 @@ func (opt *Options) mountOptions() *fuse.MountOptions {
 	}
 	if !opt.Passthrough {
 		// Not to be stacked upon costs one level that a file system above may want.
-		mo.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+		// And where opens are not asked for, O_TRUNC is a SETATTR (fuse_setattr).
+		mo.DisabledCapabilities |= fuse.CAP_PASSTHROUGH | fuse.CAP_ATOMIC_O_TRUNC
 	}
 	switch {
 	case opt.DirectMount:

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs a built copy of pjdfstest (github.com/pjd/pjdfstest) in a mounted image, on a
-# directory that its layers have. Root. Usage: pjdfstest.sh DIR
+# directory that its layers have. Root. Usage: pjdfstest.sh DIR [MOUNT_FLAG...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 suite=$(realpath "$1")
+shift
 [ -x "$suite/pjdfstest" ] || { echo "$suite: no built pjdfstest" >&2; exit 1; }
 command -v prove >/dev/null || { echo "pjdfstest: prove is missing: install perl" >&2; exit 1; }
 make -s build
@@ -20,7 +21,7 @@ mkdir -p "$dir/lower/work/inner"
 "$um" init --layout "$dir/img"
 "$um" new --image "$dir/img:a"
 "$um" insert --image "$dir/img:a" "$dir/lower" /
-"$um" mount --image "$dir/img:a" "$dir/bundle"
+"$um" mount "$@" --image "$dir/img:a" "$dir/bundle"
 chmod 755 "$dir/bundle"
 cd "$dir/bundle/rootfs/work"
 prove -r "$suite/tests"

@@ -30,7 +30,7 @@ func TestRealProgramsUnderRunc(t *testing.T) {
 	run(t, b, "install")
 	env.Must(t, "repack", "--image", layout+":programs", b.Path)
 	b.Umount(t)
-	for mode, flags := range map[string][]string{"passthrough": nil, "without passthrough": {"--no-passthrough"}} {
+	for mode, flags := range map[string][]string{"passthrough": {"--passthrough"}, "without passthrough": nil} {
 		t.Run(mode, func(t *testing.T) {
 			b := env.Mount(t, layout+":programs", flags...)
 			for _, name := range programs {

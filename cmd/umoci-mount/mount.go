@@ -16,28 +16,28 @@ import (
 )
 
 type mountOptions struct {
-	global        *globalOptions
-	image         string
-	platform      string
-	uidMap        []string
-	gidMap        []string
-	ids           string
-	squash        bool
-	rootless      bool
-	keepDirlinks  bool
-	mtree         bool
-	fresh         bool
-	foreground    bool
-	noMount       bool
-	readOnly      bool
-	allowOther    bool
-	noPassthrough bool
-	idleSleep     bool
-	volatile      bool
-	extract       bool
-	raw           bool // no bundle: the argument is the root file system
-	cacheDir      string
-	spanCache     int64
+	global       *globalOptions
+	image        string
+	platform     string
+	uidMap       []string
+	gidMap       []string
+	ids          string
+	squash       bool
+	rootless     bool
+	keepDirlinks bool
+	mtree        bool
+	fresh        bool
+	foreground   bool
+	noMount      bool
+	readOnly     bool
+	allowOther   bool
+	passthrough  bool
+	idleSleep    bool
+	volatile     bool
+	extract      bool
+	raw          bool // no bundle: the argument is the root file system
+	cacheDir     string
+	spanCache    int64
 }
 
 // Where they are "1", extractEnv has unpack extract, and mtreeEnv write the manifest.
@@ -93,7 +93,7 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.noMount, "no-mount", false, "make the bundle and mount nothing: for exec, which mounts for itself")
 	f.BoolVar(&o.readOnly, "read-only", false, "refuse changes")
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in (root's mounts always do)")
-	f.BoolVar(&o.noPassthrough, "no-passthrough", false, "do not let the kernel read and write changed files by itself")
+	f.BoolVar(&o.passthrough, "passthrough", false, "let the kernel read and write changed files by itself: faster writes, slower opens (root)")
 	f.BoolVar(&o.idleSleep, "idle-sleep", false, "let idle processors sleep while requests come in quick succession: less power, more time")
 	f.BoolVar(&o.volatile, "volatile", false, "do not fsync the data of files that are copied up")
 	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
@@ -110,6 +110,9 @@ func (o *mountOptions) validate() error {
 	}
 	if o.noMount && o.foreground {
 		return usageError{errors.New("--no-mount and --foreground exclude each other")}
+	}
+	if o.passthrough && os.Geteuid() != 0 {
+		return usageError{errors.New("--passthrough takes root")}
 	}
 	if o.fresh && o.image == "" {
 		return usageError{errors.New("--fresh needs --image")}
@@ -130,7 +133,7 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 		Rootless: o.rootless || bundle.PlainUser(),
 		State: bundle.StateOptions{
 			KeepDirlinks: o.keepDirlinks, ReadOnly: o.readOnly, AllowOther: o.allowOther,
-			NoPassthrough: o.noPassthrough, IdleSleep: o.idleSleep, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,
+			Passthrough: o.passthrough, IdleSleep: o.idleSleep, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,
 		},
 	}
 	if o.image != "" {

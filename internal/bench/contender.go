@@ -17,6 +17,7 @@ import (
 // Contenders. ours comes first in every row; the ratio is its median by the peer's.
 const (
 	ours      = "umoci-mount"
+	oursPass  = "umoci-mount --passthrough"
 	umoci     = "umoci"
 	overlay   = "overlayfs"
 	fuseOver  = "fuse-overlayfs"
@@ -140,8 +141,8 @@ func (b *bench) mount(who, tag string) (view, error) {
 			return view{}, err
 		}
 	}
-	if who == ours || who == userOurs {
-		err := sh(log, user, `"$0" mount --image "$1" "$2/b"`, b.bin, b.images+":"+tag, dir)
+	if who == ours || who == oursPass || who == userOurs {
+		err := sh(log, user, `"$0" mount --passthrough="$3" --image "$1" "$2/b"`, b.bin, b.images+":"+tag, dir, strconv.FormatBool(who == oursPass))
 		return view{dir + "/b/rootfs", func() error { return sh(log, user, `"$0" umount --discard "$1/b"`, b.bin, dir) }}, err
 	}
 	lower, err := b.tree(tag)
@@ -157,6 +158,9 @@ func (b *bench) mount(who, tag string) (view, error) {
 		err = unix.Mount("overlay", dir+"/m", "overlay", 0, options)
 		return view{dir + "/m", func() error { return errors.Join(unix.Unmount(dir+"/m", 0), os.RemoveAll(dir)) }}, err
 	case fuseOver, userOther:
+		if user == "" {
+			options += ",dev,suid" // as root's other mounts
+		}
 		err = sh(log, user, `fuse-overlayfs -o "$0" "$1/m"`, options, dir)
 		return view{dir + "/m", func() error {
 			return errors.Join(sh(log, user, `fusermount3 -u "$0/m"`, dir), waitGone(dir+"/m"), os.RemoveAll(dir))

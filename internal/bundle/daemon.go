@@ -309,7 +309,7 @@ func (s *server) mount() error {
 	var err error
 	s.fuse, err = fusefs.Mount(s.fs, s.point, fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
-		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root, Passthrough: root && !o.NoPassthrough,
+		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root, Passthrough: root && o.Passthrough,
 		// A plain user alone may do all with the tree, as the image's root: the
 		// server decides. Whoever else is let in is checked by the kernel.
 		DefaultPermissions: root || o.AllowOther,

@@ -57,20 +57,20 @@ type StateLayer struct {
 
 // StateOptions are the options a mount keeps when it is resumed.
 type StateOptions struct {
-	CacheDir      string            `json:"cache_dir"`
-	KeepDirlinks  bool              `json:"keep_dirlinks,omitempty"`
-	ReadOnly      bool              `json:"read_only,omitempty"`
-	Rootless      bool              `json:"rootless,omitempty"` // the upper stores owners in override_stat
-	AllowOther    bool              `json:"allow_other,omitempty"`
-	NoPassthrough bool              `json:"no_passthrough,omitempty"`
-	IdleSleep     bool              `json:"idle_sleep,omitempty"`
-	Volatile      bool              `json:"volatile,omitempty"`
-	Debug         bool              `json:"debug,omitempty"`
-	IDs           IDs               `json:"ids,omitempty"`
-	Squash        bool              `json:"squash,omitempty"` // ids that the maps leave out are shown as the root's
-	UIDMap        []overlay.IDRange `json:"uid_map,omitempty"`
-	GIDMap        []overlay.IDRange `json:"gid_map,omitempty"`
-	SpanCache     int64             `json:"span_cache,omitempty"` // bytes
+	CacheDir     string            `json:"cache_dir"`
+	KeepDirlinks bool              `json:"keep_dirlinks,omitempty"`
+	ReadOnly     bool              `json:"read_only,omitempty"`
+	Rootless     bool              `json:"rootless,omitempty"` // the upper stores owners in override_stat
+	AllowOther   bool              `json:"allow_other,omitempty"`
+	Passthrough  bool              `json:"passthrough,omitempty"`
+	IdleSleep    bool              `json:"idle_sleep,omitempty"`
+	Volatile     bool              `json:"volatile,omitempty"`
+	Debug        bool              `json:"debug,omitempty"`
+	IDs          IDs               `json:"ids,omitempty"`
+	Squash       bool              `json:"squash,omitempty"` // ids that the maps leave out are shown as the root's
+	UIDMap       []overlay.IDRange `json:"uid_map,omitempty"`
+	GIDMap       []overlay.IDRange `json:"gid_map,omitempty"`
+	SpanCache    int64             `json:"span_cache,omitempty"` // bytes
 }
 
 // umociMeta is umoci.json, version 2.

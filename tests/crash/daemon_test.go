@@ -186,8 +186,8 @@ func surviveRounds(t *testing.T, plain bool, flags ...string) {
 
 func TestADaemonKilledAtAnyMomentLosesNothingOfRoot(t *testing.T) { surviveRounds(t, false) }
 
-func TestADaemonKilledWithoutPassthroughLosesNothingOfRoot(t *testing.T) {
-	surviveRounds(t, false, "--no-passthrough")
+func TestADaemonKilledUnderPassthroughLosesNothingOfRoot(t *testing.T) {
+	surviveRounds(t, false, "--passthrough")
 }
 
 func TestADaemonKilledAtAnyMomentLosesNothingOfAPlainUser(t *testing.T) { surviveRounds(t, true) }

@@ -86,7 +86,7 @@ func TestAFullDiskReachesTheProgramAndLeavesTheTreeRight(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
 	smallDisk(t, disk, 20<<10)
 	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})
-	for _, flags := range [][]string{nil, {"--no-passthrough"}} {
+	for _, flags := range [][]string{nil, {"--passthrough"}} {
 		b := env.MountAt(t, filepath.Join(disk, "bundle"+strconv.Itoa(len(flags))), layout+":base", flags...)
 		large := filepath.Join(b.Rootfs(), "a/deep/large")
 		before := imagetest.MustReadTree(t, b.Rootfs())

@@ -80,7 +80,7 @@ func TestRepacksOfTwoBundlesToOneTagAreBothWhole(t *testing.T) {
 
 func TestARepackDuringWritesIsOnePointInTime(t *testing.T) {
 	layout := baseLayout(t)
-	for _, flag := range []string{"--volatile", "--no-passthrough"} { // with and without passthrough
+	for _, flag := range []string{"--passthrough=false", "--passthrough"} {
 		b := env.Mount(t, layout+":base", flag)
 		for _, name := range []string{"first", "second"} {
 			if err := os.WriteFile(filepath.Join(b.Rootfs(), name), []byte("0"), 0o644); err != nil {

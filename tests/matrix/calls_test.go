@@ -216,7 +216,7 @@ func TestLessUsualCallsAreAsOnALocalDisk(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.NeedFuse(t)
 	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: []imagetest.Layer{{Text: callsText}}})
-	for mode, flags := range map[string][]string{"passthrough": nil, "without passthrough": {"--no-passthrough"}} {
+	for mode, flags := range map[string][]string{"passthrough": {"--passthrough"}, "without passthrough": nil} {
 		for name, call := range calls {
 			t.Run(mode+"/"+name, func(t *testing.T) {
 				b := env.Mount(t, layout+":base", flags...)

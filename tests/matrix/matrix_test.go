@@ -206,7 +206,7 @@ func TestEachOperationOnEachObjectIsAsOnALocalDisk(t *testing.T) {
 		upper.WriteString(strings.ReplaceAll(upperText, "CASE", caseDir(i)))
 	}
 	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: []imagetest.Layer{{Text: lower.String()}, {Text: upper.String()}}})
-	for _, flags := range [][]string{nil, {"--no-passthrough"}} {
+	for _, flags := range [][]string{nil, {"--passthrough"}} {
 		b := env.Mount(t, layout+":base", flags...)
 		local := filepath.Join(t.TempDir(), "local")
 		env.MustCommand(t, "cp", "-a", b.Rootfs()+"/.", local)

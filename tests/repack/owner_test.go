@@ -13,7 +13,7 @@ import (
 func TestWhatWasWrittenThroughAMappingIsRepacked(t *testing.T) {
 	f := newFixture(t, smallTree(t))
 	f.umount()
-	for _, flag := range []string{"--no-passthrough=true", "--no-passthrough=false"} {
+	for _, flag := range []string{"--passthrough=false", "--passthrough"} {
 		run(t, program, "mount", "--fresh", "--image", f.layout+":base", flag, f.bundle)
 		file, err := os.OpenFile(f.root("usr/bin/tool"), os.O_RDWR, 0)
 		must(t, err)

@@ -35,7 +35,7 @@ func TestRandomProcessesSeeTheSameInThreeWorlds(t *testing.T) {
 	for s := *seed; scripts < 2 || time.Since(began) < share(25); s, scripts = s+1, scripts+1 {
 		var flags []string
 		if s%2 == 1 {
-			flags = []string{"--no-passthrough"}
+			flags = []string{"--passthrough"}
 		}
 		ops := script(s, scriptOps)
 		r := m.run(t, ops, flags)
@@ -79,7 +79,7 @@ func TestScriptsThatFailedOncePass(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, flags := range [][]string{nil, {"--no-passthrough"}} {
+		for _, flags := range [][]string{nil, {"--passthrough"}} {
 			if r := m.run(t, ops, flags); r.failure != "" {
 				t.Errorf("%s (%v), operation %d: %s", file, flags, r.at, r.failure)
 			}

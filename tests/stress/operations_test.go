@@ -157,10 +157,14 @@ func (w *worker) device(o op) bool {
 	return unix.Fstat(w.slot(o), &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFDIR
 }
 
-// aligned makes sizes that O_DIRECT takes.
+// aligned makes sizes and a position that O_DIRECT takes. Without passthrough a mount
+// takes others too, as the pages go through its server.
 func (w *worker) aligned(o op) op {
 	if w.unbuffered(o) {
 		o.N, o.Off = (o.N+4095)&^4095, o.Off&^4095
+		if pos, err := unix.Seek(w.slot(o), 0, unix.SEEK_CUR); err == nil {
+			_, _ = unix.Seek(w.slot(o), pos&^4095, unix.SEEK_SET)
+		}
 	}
 	return o
 }
