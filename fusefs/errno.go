@@ -76,6 +76,7 @@ func (o *ops) status(op opcode, ino uint64, err error) fuse.Status {
 
 // rareStatus is status for what is not part of everyday work.
 func (o *ops) rareStatus(op opcode, ino uint64, err error) fuse.Status {
+	o.madeRoom(err) // for the next request
 	var corrupt *layer.CorruptError
 	if errors.As(err, &corrupt) {
 		o.log.Error("layer is damaged", slog.String("op", op.String()), slog.Uint64("ino", ino),

@@ -104,12 +104,12 @@ func (t *nodeFiles) drop(ino overlay.Ino) {
 	t.close(f)
 }
 
-// closeAll ends all; no request may be under way.
+// closeAll closes those that no request uses, and the others when they are given back.
 func (t *nodeFiles) closeAll() {
 	t.mu.Lock()
 	var all []*nodeFile
 	for _, f := range t.files {
-		all = append(all, t.removeLocked(f))
+		all = append(all, t.removeLocked(f)) // nil: in use
 	}
 	t.mu.Unlock()
 	for _, f := range all {

@@ -35,6 +35,9 @@ type fileUse struct {
 func (o *ops) use(fh, ino uint64, write bool) (fileUse, error) {
 	if o.nodeFiles != nil {
 		f, err := o.nodeFiles.get(overlay.Ino(ino), write)
+		if o.madeRoom(err) {
+			f, err = o.nodeFiles.get(overlay.Ino(ino), write)
+		}
 		if err != nil {
 			return fileUse{}, err
 		}
@@ -45,6 +48,16 @@ func (o *ops) use(fh, ino uint64, write bool) (fileUse, error) {
 		return fileUse{}, fs.ErrClosed
 	}
 	return fileUse{f.h, nil}, nil
+}
+
+// madeRoom closes the files that are open for the next request alone, where a request
+// failed for want of descriptors: it can be tried again.
+func (o *ops) madeRoom(err error) bool {
+	if o.nodeFiles == nil || err == nil || !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) {
+		return false
+	}
+	o.nodeFiles.closeAll()
+	return true
 }
 
 func (o *ops) endUse(f fileUse) {

@@ -66,7 +66,13 @@ func (o *ops) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 // Create makes a file and opens it.
 func (o *ops) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	o.stats.count(opCreate)
-	h, a, err := o.fs.Create(overlay.Ino(in.NodeId), name, in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
+	create := func() (*overlay.Handle, overlay.Attr, error) {
+		return o.fs.Create(overlay.Ino(in.NodeId), name, in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
+	}
+	h, a, err := create()
+	if o.madeRoom(err) {
+		h, a, err = create()
+	}
 	o.nameChanges.Add(1)
 	return o.created(opCreate, in, h, &a, err, out)
 }
@@ -74,7 +80,13 @@ func (o *ops) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 // Tmpfile makes and opens a file that no directory has a name for (O_TMPFILE).
 func (o *ops) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	o.stats.count(opTmpfile)
-	h, a, err := o.fs.Tmpfile(overlay.Ino(in.NodeId), in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
+	create := func() (*overlay.Handle, overlay.Attr, error) {
+		return o.fs.Tmpfile(overlay.Ino(in.NodeId), in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
+	}
+	h, a, err := create()
+	if o.madeRoom(err) {
+		h, a, err = create()
+	}
 	return o.created(opTmpfile, in, h, &a, err, out)
 }
 

@@ -96,18 +96,43 @@ func (fs *FS) openHandle(n *node, flags uint32, write bool) (*Handle, error) {
 	defer fs.treeMu.RUnlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.upper.Load() && !n.metacopy.Load() && n.file.Load() == nil {
-		f, err := fs.openSharedLocked(n)
-		if err != nil {
-			return nil, err
-		}
-		n.file.Store(f)
+	f, err := fs.openDataLocked(n)
+	if err != nil {
+		return nil, err
 	}
-	if f := n.file.Load(); f != nil && write && !f.writable {
+	if f != nil && write && !f.writable {
 		return nil, pathError("open", at{}, unix.EPERM)
 	}
 	n.opens++
 	return h, nil
+}
+
+// openDataLocked is the upper file of a node, opened where it is not yet; nil where the
+// data is the lower's. Preconditions: treeMu and n.mu are held.
+func (fs *FS) openDataLocked(n *node) (*openFile, error) {
+	if f := n.file.Load(); f != nil || !n.upper.Load() || n.metacopy.Load() {
+		return f, nil
+	}
+	f, err := fs.openSharedLocked(n)
+	if err == nil {
+		n.file.Store(f)
+	}
+	return f, err
+}
+
+// data is the upper file that has the inode's data; nil where the lower has it. The
+// inode of an empty lower file can come to have data, with nothing to move up, while it
+// is open for reading.
+func (h *Handle) data() (*openFile, error) {
+	n := h.n
+	if f := n.file.Load(); f != nil || !n.upper.Load() || n.metacopy.Load() {
+		return f, nil
+	}
+	h.fs.treeMu.RLock()
+	defer h.fs.treeMu.RUnlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return h.fs.openDataLocked(n)
 }
 
 // openSharedLocked opens the upper file for all handles: for writing where its
@@ -168,7 +193,10 @@ func (h *Handle) Ino() Ino { return h.n.ino }
 
 // ReadAt reads as io.ReaderAt asks: io.EOF at the end.
 func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
-	f := h.n.file.Load()
+	f, err := h.data()
+	if err != nil {
+		return 0, err
+	}
 	if f == nil {
 		if h.lower == nil {
 			return 0, io.EOF
@@ -272,7 +300,11 @@ func (h *Handle) Allocate(mode uint32, off, n int64) error {
 
 // Seek is lseek(2) with SEEK_DATA or SEEK_HOLE. Data of the lower is one piece.
 func (h *Handle) Seek(off int64, whence int) (int64, error) {
-	if f := h.n.file.Load(); f != nil {
+	f, err := h.data()
+	if err != nil {
+		return 0, err
+	}
+	if f != nil {
 		pos, err := unix.Seek(f.fd, off, whence)
 		return pos, pathError("lseek", at{}, err)
 	}
@@ -299,7 +331,10 @@ func (h *Handle) CopyRange(off int64, dst *Handle, dstOff, n int64) (int64, erro
 	if err != nil {
 		return 0, err
 	}
-	from := h.n.file.Load()
+	from, err := h.data()
+	if err != nil {
+		return 0, err
+	}
 	if from == nil {
 		return 0, ErrUnsupported
 	}

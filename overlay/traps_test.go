@@ -93,6 +93,20 @@ func TestAFileOpenedReadOnlyBeforeACopyUpSeesLaterWrites(t *testing.T) {
 	must(t, r.Close())
 }
 
+func TestAnEmptyFileOpenedReadOnlySeesWhatATruncateMakesOfIt(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	r := mustHandle(t, x, "z", unix.O_RDONLY)
+	_, err := x.fs.SetAttr(x.mustIno("z"), SetAttr{Valid: SetSize, Size: 3})
+	must(t, err)
+	if got := readHandle(t, r); got != "\x00\x00\x00" {
+		t.Errorf("read %q", got)
+	}
+	if end, err := r.Seek(0, unix.SEEK_HOLE); err != nil || end > 3 {
+		t.Errorf("a hole at %d, %v", end, err)
+	}
+	must(t, r.Close())
+}
+
 func TestACopyUpOfOneNameMovesAllHardLinks(t *testing.T) {
 	x := newFixture(t, newMemLower(modelTree...))
 	before := x.mustIno("e/hard")

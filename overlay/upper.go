@@ -170,7 +170,7 @@ const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 // stat is statx(2) without following. That there is nothing is errNotFound: most
 // lookups in an upper directory end so, and allocate nothing for it.
 func (u *Upper) stat(a at, st *unix.Statx_t) error {
-	err := unix.Statx(a.dir, a.name, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW), statMask, st)
+	err := statx(a.dir, a.name, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW), statMask, st)
 	switch err { //nolint:errorlint // a raw errno
 	case nil:
 		return nil

@@ -71,7 +71,8 @@ type ServeOptions struct {
 // server is everything a mount's process holds.
 type server struct {
 	bundle string
-	point  string // the mountpoint; kept, as the bundle may go
+	point  string   // the mountpoint; kept, as the bundle may go
+	under  *os.File // the mountpoint's own directory
 	log    *slog.Logger
 	state  *State
 	held   *os.File // "mounted", locked
@@ -192,10 +193,19 @@ const removeLater = 500 * time.Millisecond
 func (s *server) abandon(done <-chan struct{}) error {
 	err := s.detach(done)
 	time.Sleep(removeLater)
+	if now, serr := os.Lstat(s.point); serr != nil || !s.isMountpoint(now) {
+		return err // gone; what has its name now is another's
+	}
 	if rerr := unix.Rmdir(s.point); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
 		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: s.point, Err: rerr})
 	}
 	return err
+}
+
+// isMountpoint reports whether a directory is the one that was mounted on.
+func (s *server) isMountpoint(dir os.FileInfo) bool {
+	was, err := s.under.Stat()
+	return err == nil && os.SameFile(was, dir)
 }
 
 // detach takes the mount away from every path, and waits a while for the programs
@@ -306,7 +316,11 @@ func openOverlay(bundle string, lower *layer.Image, o *StateOptions, readOnly bo
 func (s *server) mount() error {
 	o := &s.state.Options
 	root := os.Geteuid() == 0
-	var err error
+	fd, err := unix.Open(s.point, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "mount", Path: s.point, Err: err}
+	}
+	s.under = os.NewFile(uintptr(fd), s.point)
 	s.fuse, err = fusefs.Mount(s.fs, s.point, fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
 		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root, Passthrough: root && o.Passthrough,
@@ -334,6 +348,9 @@ func (s *server) close() error {
 	}
 	if s.layout != nil {
 		errs = append(errs, s.layout.Close())
+	}
+	if s.under != nil {
+		errs = append(errs, s.under.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -95,11 +95,12 @@ func TestAFullDiskReachesTheProgramAndLeavesTheTreeRight(t *testing.T) {
 		}
 		free := fill(t, disk, 100<<10)
 		f, err := os.OpenFile(large, os.O_RDWR, 0)
+		if err == nil { // copied up at the first write
+			_, err = f.WriteAt([]byte("x"), 0)
+			_ = f.Close()
+		}
 		if !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("%v: copy-up on a full disk: %v", flags, err)
-		}
-		if err == nil {
-			_ = f.Close()
 		}
 		err = os.WriteFile(filepath.Join(b.Rootfs(), "a/new"), make([]byte, 1<<20), 0o644)
 		if !errors.Is(err, unix.ENOSPC) {
@@ -155,7 +156,7 @@ func TestADaemonOutOfDescriptorsSaysSoAndGoesOn(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.NeedFuse(t)
 	imagetest.NeedTools(t, "prlimit")
-	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base", "--passthrough")
 	pid := strconv.Itoa(daemonOf(t, b.Path))
 	const files = 60
 	for i := range files {
@@ -187,6 +188,46 @@ func TestADaemonOutOfDescriptorsSaysSoAndGoesOn(t *testing.T) {
 	}
 	if data, err := os.ReadFile(filepath.Join(b.Rootfs(), "f59")); err != nil || string(data) != "x" {
 		t.Errorf("after that: %q, %v", data, err)
+	}
+	b.Umount(t)
+}
+
+// A file that the kernel opened by itself needs no descriptor but while it is used.
+func TestADaemonOutOfDescriptorsServesFilesThatTheKernelOpened(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "prlimit")
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	pid := strconv.Itoa(daemonOf(t, b.Path))
+	entries, err := os.ReadDir("/proc/" + pid + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.MustCommand(t, "prlimit", "--pid", pid, fmt.Sprintf("--nofile=%d:", len(entries)+20))
+	var open []*os.File
+	for i := range 60 {
+		f, err := os.Create(filepath.Join(b.Rootfs(), fmt.Sprint("f", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		open = append(open, f)
+	}
+	for round := range 2 {
+		for i, f := range open {
+			if _, err := f.WriteString(fmt.Sprintf("%d of %d;", round, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, f := range open {
+		want := fmt.Sprintf("0 of %d;1 of %d;", i, i)
+		if data, err := os.ReadFile(f.Name()); err != nil || string(data) != want {
+			t.Errorf("%s: %q, %v", f.Name(), data, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	b.Umount(t)
 }

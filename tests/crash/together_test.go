@@ -166,13 +166,7 @@ func removeMounted(t *testing.T, order string) {
 	if strings.Count(r.Stderr, "\n") > 1 || order == "upper first" && r.Code != 0 {
 		t.Errorf("rm: exit %d: %s", r.Code, r.Stderr)
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for unix.Kill(pid, 0) == nil {
-		if time.Now().After(deadline) {
-			t.Fatal("the daemon goes on")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	awaitEnd(t, pid)
 	if mounted(b.Rootfs()) {
 		t.Error("still mounted")
 	}
@@ -182,6 +176,31 @@ func removeMounted(t *testing.T, order string) {
 	imagetest.SameTree(t, "the layout", before, imagetest.MustReadTree(t, layout), imagetest.CompareOptions{IgnoreTime: func(string) bool { return true }})
 	env.Must(t, "mount", "--image", layout+":base", b.Path)
 	b.Umount(t)
+}
+
+// awaitEnd waits for a daemon that has cause to end.
+func awaitEnd(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon goes on")
+		}
+	}
+}
+
+// The daemon of a bundle that was removed comes back for its mountpoint: by then the name
+// may be another bundle's.
+func TestTheMountpointOfTheNextBundleIsLeftAlone(t *testing.T) {
+	b := env.Mount(t, baseLayout(t)+":base")
+	pid := daemonOf(t, b.Path)
+	env.MustCommand(t, "sh", "-ec", `rm -rf "$0/upper"; rm -rf "$0"; mkdir -p "$0/rootfs"`, b.Path)
+	awaitEnd(t, pid)
+	if _, err := os.Lstat(b.Rootfs()); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(b.Path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestADeadDaemonsMountIsCleanedByUmountToo(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -82,7 +83,7 @@ func fsxSequence(t *testing.T, layout string, flags []string, name string, seed 
 	}
 	deadline := time.Now().Add(max(left, 100*time.Millisecond))
 	for n := 0; n < 1000 && time.Now().Before(deadline); n++ {
-		if err := f.step(); err != nil {
+		if err := f.faultless(f.step); err != nil {
 			fail(err)
 		}
 	}
@@ -98,6 +99,17 @@ func fsxSequence(t *testing.T, layout string, flags []string, name string, seed 
 		fail(fmt.Errorf("after a remount: %w", err))
 	}
 	b.Umount(t)
+}
+
+// faultless makes an error of a mapping that cannot be read (SIGBUS).
+func (f *fsx) faultless(step func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if fault, ok := recover().(error); ok {
+			err = fmt.Errorf("a mapping: %w", fault)
+		}
+	}()
+	return step()
 }
 
 func (f *fsx) note(format string, args ...any) { f.ops = append(f.ops, fmt.Sprintf(format, args...)) }

@@ -1,0 +1,24 @@
+package overlay
+
+import (
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// statx is statx(2) of a single name. unix.Statx copies the name to the heap, in the
+// most frequent call there is.
+func statx(dir int, name string, flags, mask int, st *unix.Statx_t) error {
+	var buf [unix.NAME_MAX + 1]byte
+	if len(name) >= len(buf) || strings.IndexByte(name, 0) >= 0 {
+		return unix.Statx(dir, name, flags, mask, st)
+	}
+	copy(buf[:], name)
+	_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
+		uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
