@@ -28,6 +28,7 @@ const workerVar = "UMOCI_MOUNT_CRASH_WORKER"
 //	compare ROOT SHADOW OP   fails unless the trees are equal, without or with OP,
 //	                         which was under way when the daemon was killed
 //	inodes ROOT              prints path and inode number of everything
+//	hostile ROOT SEED OUT    asks for odd things
 func worker(args []string) int {
 	var err error
 	switch args[0] {
@@ -37,6 +38,8 @@ func worker(args []string) int {
 		err = compare(args[1], args[2], args[3])
 	case "inodes":
 		err = inodes(args[1])
+	case "hostile":
+		err = hostile(args[1], args[2], args[3])
 	default:
 		err = fmt.Errorf("unknown work %q", args)
 	}
