@@ -17,6 +17,7 @@ import (
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -50,6 +51,7 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 	}
 	err := Serve(ctx, bundle, ServeOptions{
 		Log: log, Ready: func() { tell(readyAnswer{}) }, OwnFace: slices.Contains(args, lifelineArg), OwnLog: true,
+		Confine: os.Geteuid() == 0, // a plain user's runs fusermount3 at the end
 	})
 	if err != nil {
 		tell(newAnswer(err))
@@ -66,6 +68,9 @@ type ServeOptions struct {
 	OwnFace bool
 	// OwnLog says that the standard error is the bundle's log, to be left at the end.
 	OwnLog bool
+	// Confine says that this process serves the mount and does nothing else: once the
+	// tree is live it is refused all that takes more.
+	Confine bool
 }
 
 // server is everything a mount's process holds.
@@ -128,6 +133,11 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	// Last, so that a mount that failed leaves nothing in the layout.
 	if err := s.holdImage(ctx); err != nil {
 		return errors.Join(err, s.detach(done))
+	}
+	if opt.Confine {
+		if err := sys.Confine(); err != nil {
+			s.log.Info("the daemon is not confined", "cause", err)
+		}
 	}
 	s.log.Info("mounted", "bundle", bundle, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
 	if opt.Ready != nil {

@@ -314,7 +314,7 @@ func TestRootsDaemonHasFewCapabilitiesAndNoNetworkSocket(t *testing.T) {
 	}
 	const want = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID |
 		1<<unix.CAP_MKNOD | 1<<unix.CAP_SETFCAP | 1<<unix.CAP_SYS_ADMIN
-	for _, line := range []string{fmt.Sprintf("CapPrm:\t%016x", want), fmt.Sprintf("CapBnd:\t%016x", want), "NoNewPrivs:\t1"} {
+	for _, line := range []string{fmt.Sprintf("CapPrm:\t%016x", want), fmt.Sprintf("CapBnd:\t%016x", want), "NoNewPrivs:\t1", "Seccomp:\t2"} {
 		if !bytes.Contains(status, []byte(line+"\n")) {
 			t.Errorf("no %q in\n%s", line, status)
 		}
