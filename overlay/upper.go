@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // UpperOptions says where an upper directory is and what its owner can do.
@@ -170,7 +172,7 @@ const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 // stat is statx(2) without following. That there is nothing is errNotFound: most
 // lookups in an upper directory end so, and allocate nothing for it.
 func (u *Upper) stat(a at, st *unix.Statx_t) error {
-	err := statx(a.dir, a.name, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW), statMask, st)
+	err := sys.Statx(a.dir, a.name, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW), statMask, st)
 	switch err { //nolint:errorlint // a raw errno
 	case nil:
 		return nil

@@ -1,4 +1,4 @@
-package overlay
+package sys
 
 import (
 	"strings"
@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statx is statx(2) of a single name. unix.Statx copies the name to the heap, in the
-// most frequent call there is.
-func statx(dir int, name string, flags, mask int, st *unix.Statx_t) error {
+// Statx is statx(2). For a name of one part it is unix.Statx without that one's copy of
+// the name on the heap.
+func Statx(dir int, name string, flags, mask int, st *unix.Statx_t) error {
 	var buf [unix.NAME_MAX + 1]byte
 	if len(name) >= len(buf) || strings.IndexByte(name, 0) >= 0 {
 		return unix.Statx(dir, name, flags, mask, st)
