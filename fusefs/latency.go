@@ -38,6 +38,7 @@ type wakefulness struct {
 	requests atomic.Uint64 // so far
 	watched  atomic.Bool   // run looks at them; else it waits for wake
 	wake     chan struct{}
+	ending   chan struct{} // closed when no request comes any more
 	done     chan struct{} // closed when run has ended
 }
 
@@ -47,7 +48,8 @@ func (w *wakefulness) start(device string) {
 	if err != nil {
 		return // not root, or a container without it
 	}
-	w.device, w.wake, w.done = f, make(chan struct{}, 1), make(chan struct{})
+	w.device, w.wake = f, make(chan struct{}, 1)
+	w.ending, w.done = make(chan struct{}), make(chan struct{})
 	go w.run()
 }
 
@@ -67,6 +69,7 @@ func (w *wakefulness) stop() error {
 	if w.device == nil {
 		return nil
 	}
+	close(w.ending)
 	close(w.wake)
 	<-w.done
 	return w.device.Close()
@@ -82,11 +85,20 @@ func (w *wakefulness) run() {
 
 // burst returns when requests no longer come in quick succession.
 func (w *wakefulness) burst() {
-	held, slow := false, 0
+	held := false
+	defer func() {
+		if held {
+			w.say(anyLatency)
+		}
+	}()
 	tick := time.NewTicker(wakefulTick)
 	defer tick.Stop()
-	for last := w.requests.Load(); slow < restlessTicks; {
-		<-tick.C
+	for slow, last := 0, w.requests.Load(); slow < restlessTicks; {
+		select {
+		case <-tick.C:
+		case <-w.ending:
+			return
+		}
 		now := w.requests.Load()
 		switch quick := now-last >= wakefulRequests; {
 		case !quick:
@@ -98,9 +110,6 @@ func (w *wakefulness) burst() {
 			slow = 0
 		}
 		last = now
-	}
-	if held {
-		w.say(anyLatency)
 	}
 }
 

@@ -57,6 +57,24 @@ func TestProcessorsStayAwakeDuringBurstsAlone(t *testing.T) {
 	}
 }
 
+func TestTheEndOfAMountDoesNotWaitForTheEndOfABurst(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "device")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var w wakefulness
+	w.start(file)
+	w.request()
+	time.Sleep(2 * wakefulTick)
+	began := time.Now()
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > restlessTicks*wakefulTick/2 {
+		t.Errorf("it took %v", took)
+	}
+}
+
 func TestWithoutTheDeviceProcessorsAreLeftAlone(t *testing.T) {
 	var w wakefulness
 	w.start(filepath.Join(t.TempDir(), "none"))
