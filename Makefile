@@ -106,7 +106,7 @@ bench-go: ## run the benchmarks of the packages
 fuzz: ## run each fuzz target for FUZZTIME
 	grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file func; do \
 		echo "== $${func#func } ($${file%/*})"; \
-		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
+		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$${file%/*}"; \
 	done
 
 lint: ## gofmt, go vet, staticcheck, govulncheck

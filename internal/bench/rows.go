@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -84,7 +85,9 @@ func rows() []row {
 	} {
 		list = append(list, r.against(userOther, 0.2).notQuick())
 	}
-	return append(list, memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll), indexSize())
+	return append(list, memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll),
+		cacheSize("index of the layers on disk, of the compressed layers", 2, ".idx", ".toc"),
+		cacheSize("merged tree on disk, of the compressed layers", 2, ".tree"))
 }
 
 // ref names an image of the layout.
@@ -310,9 +313,10 @@ func (b *bench) resident(bundle string) (float64, error) {
 	return 0, fmt.Errorf("%s is not mounted", bundle)
 }
 
-// indexSize is what the cache holds for an image, in percent of its compressed layers.
-func indexSize() row {
-	r := row{name: "index on disk, of the compressed layers", contenders: []string{ours}, most: 2, unit: "%"}
+// cacheSize is what files of some kinds in the cache of an image take, in percent of its
+// compressed layers.
+func cacheSize(name string, most float64, kinds ...string) row {
+	r := row{name: name, contenders: []string{ours}, most: most, unit: "%"}
 	r.begin = func(b *bench, _ string) (trial, func() error, error) {
 		return func() (float64, error) {
 			dir, err := b.dir()
@@ -324,7 +328,7 @@ func indexSize() row {
 			}
 			var index, blobs float64
 			err = filepath.WalkDir(dir+"/cache", func(_ string, d fs.DirEntry, err error) error {
-				if err != nil || !d.Type().IsRegular() {
+				if err != nil || !slices.Contains(kinds, filepath.Ext(d.Name())) {
 					return err
 				}
 				info, err := d.Info()
