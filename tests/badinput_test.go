@@ -17,18 +17,6 @@ import (
 	"github.com/umoci-mount/umoci-mount/internal/imagetest"
 )
 
-// Exit codes, as docs/cli.md has them.
-const (
-	codeUsage      = 2
-	codeNotFound   = 3
-	codeImage      = 4
-	codeState      = 5
-	codeBusy       = 6
-	codeMachine    = 7
-	codePermission = 8
-	codeSpace      = 9
-)
-
 // badCase is a command that has to fail. In args, LAYOUT and BUNDLE stand for
 // paths in the case's directory.
 type badCase struct {
@@ -51,34 +39,34 @@ func bundleOf(dir string) string { return filepath.Join(dir, "bundle") }
 
 func TestBadCommandLine(t *testing.T) {
 	runBad(t, []badCase{
-		{name: "unknown command", args: []string{"moutn"}, code: codeUsage, says: []string{"moutn"}},
-		{name: "unknown flag", args: []string{"mount", "--imgae", "x", "BUNDLE"}, code: codeUsage, says: []string{"--imgae"}},
-		{name: "no bundle", args: []string{"mount", "--image", "LAYOUT:good"}, code: codeUsage, says: []string{"BUNDLE"}},
-		{name: "two bundles", args: append(mountArgs[:4:4], "other"), code: codeUsage, says: []string{"BUNDLE"}},
-		{name: "empty bundle", args: []string{"mount", "--image", "LAYOUT:good", ""}, code: codeUsage, says: []string{"BUNDLE"}},
-		{name: "tag against the grammar", args: []string{"mount", "--image", "LAYOUT:-x", "BUNDLE"}, code: codeUsage, says: []string{"-x"}},
-		{name: "empty image", args: []string{"mount", "--image", ":tag", "BUNDLE"}, code: codeUsage},
-		{name: "fresh without an image", args: []string{"mount", "--fresh", "BUNDLE"}, code: codeUsage, says: []string{"--image"}},
-		{name: "malformed id map", args: append([]string{"mount", "--uid-map", "0:x:1"}, mountArgs[1:]...), code: codeUsage, says: []string{"0:x:1"}},
-		{name: "repack without an image", args: []string{"repack", "BUNDLE"}, code: codeUsage, says: []string{"--image"}},
-		{name: "repack to a tag against the grammar", args: []string{"repack", "--image", "LAYOUT:a b", "BUNDLE"}, code: codeUsage},
+		{name: "unknown command", args: []string{"moutn"}, code: imagetest.CodeUsage, says: []string{"moutn"}},
+		{name: "unknown flag", args: []string{"mount", "--imgae", "x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--imgae"}},
+		{name: "no bundle", args: []string{"mount", "--image", "LAYOUT:good"}, code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
+		{name: "two bundles", args: append(mountArgs[:4:4], "other"), code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
+		{name: "empty bundle", args: []string{"mount", "--image", "LAYOUT:good", ""}, code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
+		{name: "tag against the grammar", args: []string{"mount", "--image", "LAYOUT:-x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"-x"}},
+		{name: "empty image", args: []string{"mount", "--image", ":tag", "BUNDLE"}, code: imagetest.CodeUsage},
+		{name: "fresh without an image", args: []string{"mount", "--fresh", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--image"}},
+		{name: "malformed id map", args: append([]string{"mount", "--uid-map", "0:x:1"}, mountArgs[1:]...), code: imagetest.CodeUsage, says: []string{"0:x:1"}},
+		{name: "repack without an image", args: []string{"repack", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--image"}},
+		{name: "repack to a tag against the grammar", args: []string{"repack", "--image", "LAYOUT:a b", "BUNDLE"}, code: imagetest.CodeUsage},
 		{
 			name: "unknown compression", args: []string{"repack", "--image", "LAYOUT:x", "--compress", "lzma", "BUNDLE"},
-			code: codeUsage, says: []string{"lzma", "zstd"},
+			code: imagetest.CodeUsage, says: []string{"lzma", "zstd"},
 		},
 		{
 			name: "history and no history", args: []string{"repack", "--image", "LAYOUT:x", "--no-history", "--history.author", "me", "BUNDLE"},
-			code: codeUsage, says: []string{"--no-history"},
+			code: imagetest.CodeUsage, says: []string{"--no-history"},
 		},
 		{
 			name: "malformed time", args: []string{"repack", "--image", "LAYOUT:x", "--history.created", "yesterday", "BUNDLE"},
-			code: codeUsage, says: []string{"yesterday"},
+			code: imagetest.CodeUsage, says: []string{"yesterday"},
 		},
 		{
 			name: "malformed epoch", args: []string{"repack", "--image", "LAYOUT:x", "BUNDLE"}, env: []string{"SOURCE_DATE_EPOCH=noon"},
-			code: codeUsage, says: []string{"SOURCE_DATE_EPOCH", "noon"},
+			code: imagetest.CodeUsage, says: []string{"SOURCE_DATE_EPOCH", "noon"},
 		},
-		{name: "unknown log level", args: append([]string{"--log", "loud"}, mountArgs...), code: codeUsage, says: []string{"loud"}},
+		{name: "unknown log level", args: append([]string{"--log", "loud"}, mountArgs...), code: imagetest.CodeUsage, says: []string{"loud"}},
 	})
 }
 
@@ -91,14 +79,14 @@ func TestBadReference(t *testing.T) {
 		}
 	}
 	runBad(t, []badCase{
-		{name: "no such layout", args: []string{"mount", "--image", "LAYOUT-missing:good", "BUNDLE"}, code: codeNotFound, says: []string{"layout-missing"}},
-		{name: "no image named for a new bundle", args: []string{"mount", "BUNDLE"}, code: codeNotFound, says: []string{"no image"}},
-		{name: "directory that is no layout", prepare: remove("oci-layout"), args: mountArgs, code: codeNotFound, says: []string{"layout"}},
-		{name: "layout without an index", prepare: remove("index.json"), args: mountArgs, code: codeNotFound, says: []string{"index.json"}},
-		{name: "tag that is not there", args: []string{"mount", "--image", "LAYOUT:entirely-else", "BUNDLE"}, code: codeNotFound, says: []string{"entirely-else"}},
-		{name: "tag with a typo", args: []string{"mount", "--image", "LAYOUT:godo", "BUNDLE"}, code: codeNotFound, says: []string{"godo", "good"}},
+		{name: "no such layout", args: []string{"mount", "--image", "LAYOUT-missing:good", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"layout-missing"}},
+		{name: "no image named for a new bundle", args: []string{"mount", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"no image"}},
+		{name: "directory that is no layout", prepare: remove("oci-layout"), args: mountArgs, code: imagetest.CodeNotFound, says: []string{"layout"}},
+		{name: "layout without an index", prepare: remove("index.json"), args: mountArgs, code: imagetest.CodeNotFound, says: []string{"index.json"}},
+		{name: "tag that is not there", args: []string{"mount", "--image", "LAYOUT:entirely-else", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"entirely-else"}},
+		{name: "tag with a typo", args: []string{"mount", "--image", "LAYOUT:godo", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"godo", "good"}},
 		{
-			name: "tag that two images have", args: mountArgs, code: codeNotFound, says: []string{"good", "ambiguous"},
+			name: "tag that two images have", args: mountArgs, code: imagetest.CodeNotFound, says: []string{"good", "ambiguous"},
 			prepare: func(t *testing.T, dir string) {
 				editIndex(t, dir, func(ix *ispec.Index) {
 					second := ix.Manifests[0]
@@ -234,7 +222,7 @@ func TestDamagedImage(t *testing.T) {
 		{name: "user that the image does not know", image: imagetest.Image{Layers: smallLayer, Config: ispec.ImageConfig{User: "nobody-here"}}, says: []string{"nobody-here"}},
 	}
 	for i := range cases {
-		cases[i].args, cases[i].code = mountArgs, codeImage
+		cases[i].args, cases[i].code = mountArgs, imagetest.CodeImage
 	}
 	runBad(t, cases)
 }
@@ -263,27 +251,27 @@ func TestBadBundle(t *testing.T) {
 		env.Must(t, "umount", bundleOf(dir))
 	}
 	runBad(t, []badCase{
-		{name: "directory with another tool's config.json", prepare: makeFile("bundle/config.json"), args: mountArgs, code: codeState, says: []string{"config.json"}},
-		{name: "directory with a rootfs", prepare: makeFile("bundle/rootfs/file"), args: mountArgs, code: codeState, says: []string{"rootfs"}},
-		{name: "file in place of the bundle", prepare: makeFile("bundle"), args: mountArgs, code: codeState, says: []string{"bundle"}},
-		{name: "bundle that is mounted", prepare: mounted, args: mountArgs, code: codeState, says: []string{"already mounted"}},
+		{name: "directory with another tool's config.json", prepare: makeFile("bundle/config.json"), args: mountArgs, code: imagetest.CodeState, says: []string{"config.json"}},
+		{name: "directory with a rootfs", prepare: makeFile("bundle/rootfs/file"), args: mountArgs, code: imagetest.CodeState, says: []string{"rootfs"}},
+		{name: "file in place of the bundle", prepare: makeFile("bundle"), args: mountArgs, code: imagetest.CodeState, says: []string{"bundle"}},
+		{name: "bundle that is mounted", prepare: mounted, args: mountArgs, code: imagetest.CodeState, says: []string{"already mounted"}},
 		{name: "mountpoint with another mount", prepare: func(t *testing.T, dir string) {
 			changed(t, dir)
 			mountTmpfs(t, filepath.Join(bundleOf(dir), "rootfs"), "tmpfs", "")
-		}, args: mountArgs, code: codeBusy, says: []string{"rootfs"}},
-		{name: "unmount of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"umount", "BUNDLE"}, code: codeNotFound, says: []string{"not a umoci-mount bundle"}},
-		{name: "unmount of nothing", args: []string{"umount", "BUNDLE"}, code: codeNotFound, says: []string{"bundle"}},
-		{name: "unmount of what is not mounted", prepare: changed, args: []string{"umount", "BUNDLE"}, code: codeState, says: []string{"not mounted"}},
-		{name: "diff of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"diff", "BUNDLE"}, code: codeNotFound},
-		{name: "repack of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: codeNotFound},
-		{name: "repack of nothing", args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: codeNotFound},
+		}, args: mountArgs, code: imagetest.CodeBusy, says: []string{"rootfs"}},
+		{name: "unmount of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"umount", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"not a umoci-mount bundle"}},
+		{name: "unmount of nothing", args: []string{"umount", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"bundle"}},
+		{name: "unmount of what is not mounted", prepare: changed, args: []string{"umount", "BUNDLE"}, code: imagetest.CodeState, says: []string{"not mounted"}},
+		{name: "diff of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"diff", "BUNDLE"}, code: imagetest.CodeNotFound},
+		{name: "repack of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: imagetest.CodeNotFound},
+		{name: "repack of nothing", args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: imagetest.CodeNotFound},
 		{name: "repack onto another layout", prepare: func(t *testing.T, dir string) {
 			changed(t, dir)
 			if err := imagetest.WriteLayout(filepath.Join(dir, "other"), imagetest.Image{Tag: "x"}); err != nil {
 				t.Fatal(err)
 			}
-		}, args: []string{"repack", "--image", "DIR/other:new", "BUNDLE"}, code: codeState, says: []string{"layout"}},
-		{name: "repack onto no layout", prepare: changed, args: []string{"repack", "--image", "DIR/missing:new", "BUNDLE"}, code: codeNotFound, says: []string{"missing"}},
+		}, args: []string{"repack", "--image", "DIR/other:new", "BUNDLE"}, code: imagetest.CodeState, says: []string{"layout"}},
+		{name: "repack onto no layout", prepare: changed, args: []string{"repack", "--image", "DIR/missing:new", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"missing"}},
 		{name: "another image on a bundle with changes", prepare: func(t *testing.T, dir string) {
 			changed(t, dir)
 			if err := os.RemoveAll(layoutOf(dir)); err != nil {
@@ -293,7 +281,7 @@ func TestBadBundle(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-		}, args: mountArgs, code: codeState, says: []string{"--fresh"}},
+		}, args: mountArgs, code: imagetest.CodeState, says: []string{"--fresh"}},
 		{name: "state of a newer version", prepare: func(t *testing.T, dir string) {
 			changed(t, dir)
 			name := filepath.Join(bundleOf(dir), ".umoci-mount", "state.json")
@@ -304,7 +292,7 @@ func TestBadBundle(t *testing.T) {
 			if err := os.WriteFile(name, bytes.Replace(b, []byte(`"version": 1`), []byte(`"version": 99`), 1), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, args: []string{"mount", "BUNDLE"}, code: codeNotFound, says: []string{"version"}},
+		}, args: []string{"mount", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"version"}},
 	})
 }
 
@@ -342,28 +330,28 @@ func TestBadMachine(t *testing.T) {
 	userArgs := []string{"mount", "--cache-dir", "DIR/home/cache", "--image", "LAYOUT:good", "BUNDLE"}
 	runBad(t, []badCase{
 		{
-			name: "no fuse device", args: mountArgs, code: codeMachine, says: []string{"/dev/fuse"},
+			name: "no fuse device", args: mountArgs, code: imagetest.CodeMachine, says: []string{"/dev/fuse"},
 			run: in("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3"),
 		},
 		{
-			name: "no fuse device for a plain user", prepare: open, args: userArgs, code: codeMachine, says: []string{"/dev/fuse"},
+			name: "no fuse device for a plain user", prepare: open, args: userArgs, code: imagetest.CodeMachine, says: []string{"/dev/fuse"},
 			run: in("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3", asNobody...),
 		},
 		{
-			name: "no fusermount3 for a plain user", prepare: open, args: userArgs, code: codeMachine, says: []string{"fusermount3", "fuse3"},
+			name: "no fusermount3 for a plain user", prepare: open, args: userArgs, code: imagetest.CodeMachine, says: []string{"fusermount3", "fuse3"},
 			run: in("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/fuse c 10 229; for f in fusermount3 fusermount; do p=$(command -v $f) && mount --bind /dev/null $p; done; true", asNobody...),
 		},
 		{
-			name: "upper on a file system without attributes", args: mountArgs, code: codeMachine, says: []string{"xattr"},
+			name: "upper on a file system without attributes", args: mountArgs, code: imagetest.CodeMachine, says: []string{"xattr"},
 			prepare: func(t *testing.T, dir string) { mountTmpfs(t, bundleOf(dir), "ramfs", "") },
 		},
 		{
-			name: "bundle on a read-only file system", code: codeSpace, says: []string{"read-only"},
+			name: "bundle on a read-only file system", code: imagetest.CodeSpace, says: []string{"read-only"},
 			args:    []string{"mount", "--image", "LAYOUT:good", "DIR/ro/bundle"},
 			prepare: func(t *testing.T, dir string) { mountTmpfs(t, filepath.Join(dir, "ro"), "tmpfs", "ro") },
 		},
 		{
-			name: "bundle on a full disk", code: codeSpace, says: []string{"space"},
+			name: "bundle on a full disk", code: imagetest.CodeSpace, says: []string{"space"},
 			args: []string{"mount", "--image", "LAYOUT:good", "DIR/full/bundle"},
 			prepare: func(t *testing.T, dir string) {
 				full := filepath.Join(dir, "full")
@@ -372,7 +360,7 @@ func TestBadMachine(t *testing.T) {
 			},
 		},
 		{
-			name: "bundle in a directory of somebody else", run: asNobody, code: codePermission, says: []string{"bundle"},
+			name: "bundle in a directory of somebody else", run: asNobody, code: imagetest.CodePermission, says: []string{"bundle"},
 			args: []string{"mount", "--cache-dir", "DIR/home/cache", "--image", "LAYOUT:good", "DIR/closed/bundle"},
 			prepare: func(t *testing.T, dir string) {
 				open(t, dir)
@@ -382,7 +370,7 @@ func TestBadMachine(t *testing.T) {
 			},
 		},
 		{
-			name: "layout of somebody else", run: asNobody, code: codePermission, says: []string{"layout"}, args: userArgs,
+			name: "layout of somebody else", run: asNobody, code: imagetest.CodePermission, says: []string{"layout"}, args: userArgs,
 			prepare: func(t *testing.T, dir string) {
 				open(t, dir)
 				if err := os.Chmod(layoutOf(dir), 0o700); err != nil {
@@ -501,7 +489,7 @@ func TestUnmountOfABusyMountNamesItsHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = sleep.Wait() // killed
-	checkMessage(t, badCase{code: codeBusy, says: []string{"busy", "sleep", "cwd"}}, r)
+	checkMessage(t, badCase{code: imagetest.CodeBusy, says: []string{"busy", "sleep", "cwd"}}, r)
 	if _, err := os.Stat(filepath.Join(b.Rootfs(), "a")); err != nil {
 		t.Errorf("the mount is not as it was: %v", err)
 	}

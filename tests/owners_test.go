@@ -157,7 +157,7 @@ func TestStockUmociRepacksASquashedBundleWithTheRightOwners(t *testing.T) {
 func TestMapsShowTheHostsIdsAndRefuseOwnersTheyLeaveOut(t *testing.T) {
 	u := newPlainUser(t)
 	out, code := u.sh(`$um mount --uid-map 0:65534:1 --gid-map 0:65534:1 --image img:base b`)
-	if code != codeState || !strings.Contains(out, "etc/shadow") || !strings.Contains(out, "--squash") {
+	if code != imagetest.CodeState || !strings.Contains(out, "etc/shadow") || !strings.Contains(out, "--squash") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	if _, err := os.Lstat(filepath.Join(u.dir, "b")); err == nil {

@@ -31,7 +31,7 @@ const (
 type bench struct {
 	options
 	missing []string
-	trees   map[string]string // extracted trees by tag
+	trees   map[string]bool // extracted trees that are there
 	seq     int
 }
 
@@ -51,7 +51,7 @@ func (b *bench) have(tool string) bool {
 
 // prepare looks for peers and images, and extracts the trees that peers need.
 func prepare(o options) (*bench, error) {
-	b := &bench{options: o, trees: map[string]string{}}
+	b := &bench{options: o, trees: map[string]bool{}}
 	for _, tool := range []string{umoci, fuseOver, igzip} {
 		if !b.have(tool) {
 			b.missing = append(b.missing, tool)
@@ -61,6 +61,9 @@ func prepare(o options) (*bench, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(o.work, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(o.work, 0o777|os.ModeSticky); err != nil { // the plain user's tree is there too
 		return nil, err
 	}
 	tags := strings.Fields(b.output(o.bin, "list", "--layout", o.images))
@@ -86,17 +89,33 @@ func (b *bench) dir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// tree is an image extracted by the program under measurement; sameTree has shown that
-// it is what stock umoci extracts.
-func (b *bench) tree(tag string) (string, error) {
-	if t, ok := b.trees[tag]; ok {
-		return t, nil
+// layoutOf is the layout that a user can read; "" for root.
+func (b *bench) layoutOf(user string) (string, error) {
+	if user == "" {
+		return b.images, nil
 	}
-	dir := filepath.Join(b.work, "tree-"+tag)
-	if err := sh(dir+".log", "", `"$0" raw unpack --extract --image "$1" "$2"`, b.bin, b.images+":"+tag, dir); err != nil {
+	own := filepath.Join(b.work, "images-"+user)
+	if _, err := os.Stat(own); err == nil {
+		return own, nil
+	}
+	return own, sh(own+".log", "", `cp -r "$0" "$1.part"; chown -R "$2" "$1.part"; mv "$1.part" "$1"`, b.images, own, user)
+}
+
+// tree is an image extracted by the program under measurement, by root or by a user, who
+// can then read all of it.
+func (b *bench) tree(tag, user string) (string, error) {
+	dir := filepath.Join(b.work, "tree-"+tag+user)
+	if b.trees[dir] {
+		return dir, nil
+	}
+	layout, err := b.layoutOf(user)
+	if err != nil {
 		return "", err
 	}
-	b.trees[tag] = dir
+	if err := sh(dir+".log", user, `"$0" raw unpack --extract --image "$1" "$2"`, b.bin, layout+":"+tag, dir); err != nil {
+		return "", err
+	}
+	b.trees[dir] = true
 	return dir, nil
 }
 
@@ -142,10 +161,14 @@ func (b *bench) mount(who, tag string) (view, error) {
 		}
 	}
 	if who == ours || who == oursPass || who == userOurs {
-		err := sh(log, user, `"$0" mount --passthrough="$3" --image "$1" "$2/b"`, b.bin, b.images+":"+tag, dir, strconv.FormatBool(who == oursPass))
+		layout, err := b.layoutOf(user)
+		if err != nil {
+			return view{}, err
+		}
+		err = sh(log, user, `"$0" mount --passthrough="$3" --image "$1" "$2/b"`, b.bin, layout+":"+tag, dir, strconv.FormatBool(who == oursPass))
 		return view{dir + "/b/rootfs", func() error { return sh(log, user, `"$0" umount --discard "$1/b"`, b.bin, dir) }}, err
 	}
-	lower, err := b.tree(tag)
+	lower, err := b.tree(tag, user)
 	if err != nil {
 		return view{}, err
 	}

@@ -59,17 +59,17 @@ func TestBadSpecsAreRefusedWithTheirPlaceBeforeAnythingRuns(t *testing.T) {
 		{name: "a cycle", spec: "a:\n  base: c\n  run: x\nb: {base: a, run: x}\nc: {base: b, run: x}", want: "spec.yaml:3:9: targets need each other: a -> c -> b -> a"},
 		{name: "a target of itself", spec: "a: {base: a, run: x}", want: "spec.yaml:2:11: targets need each other: a -> a"},
 		{name: "a cycle by a copy", spec: "a: {copy: {from: b, source: x, dest: x}}\nb: {base: a, run: x}", want: "targets need each other: a -> b -> a"},
-		{name: "an unknown base", spec: "a: {base: nowhere, run: x}", want: "spec.yaml:2:11: base nowhere is no target here, and no tag in oci", code: codeNotFound},
-		{name: "an unknown source of a copy", spec: "a: {copy: {from: nowhere, source: x, dest: y}}", want: "spec.yaml:2:18: copy from nowhere is no target", code: codeNotFound},
+		{name: "an unknown base", spec: "a: {base: nowhere, run: x}", want: "spec.yaml:2:11: base nowhere is no target here, and no tag in oci", code: imagetest.CodeNotFound},
+		{name: "an unknown source of a copy", spec: "a: {copy: {from: nowhere, source: x, dest: y}}", want: "spec.yaml:2:18: copy from nowhere is no target", code: imagetest.CodeNotFound},
 		{name: "an unknown target", spec: "a: {run: x}", args: []string{"--target", "b"}, want: "--target b: spec.yaml has no such target", code: 1},
-		{name: "a file to copy that is missing", spec: "a:\n  copy:\n  - text x\n  - missing x", want: "spec.yaml:5:5: copy: stat ", code: codeNotFound},
-		{name: "an archive that is missing", spec: "a: {expand: missing.tar}", want: "spec.yaml:2:13: expand: stat ", code: codeNotFound},
+		{name: "a file to copy that is missing", spec: "a:\n  copy:\n  - text x\n  - missing x", want: "spec.yaml:5:5: copy: stat ", code: imagetest.CodeNotFound},
+		{name: "an archive that is missing", spec: "a: {expand: missing.tar}", want: "spec.yaml:2:13: expand: stat ", code: imagetest.CodeNotFound},
 		{name: "an archive that is none", spec: "a: {expand: text}", want: "is no tar archive"},
 		{name: "an archive without entries", spec: "a: {expand: empty.tar}", want: "is no tar archive"},
 		{name: "a directory as an archive", spec: "a: {expand: dir}", want: "dir is no file"},
-		{name: "a package that is missing", spec: "a: {install: [missing.deb]}", want: "spec.yaml:2:15: install: stat ", code: codeNotFound},
+		{name: "a package that is missing", spec: "a: {install: [missing.deb]}", want: "spec.yaml:2:15: install: stat ", code: imagetest.CodeNotFound},
 		{name: "a package that is none", spec: "a: {install: text}", want: "text is no .deb or .rpm package"},
-		{name: "a script that is missing", spec: "a: {run: ./missing.sh}", want: "spec.yaml:2:10: run: stat ", code: codeNotFound},
+		{name: "a script that is missing", spec: "a: {run: ./missing.sh}", want: "spec.yaml:2:10: run: stat ", code: imagetest.CodeNotFound},
 		{name: "a URL that is not there", spec: "a: {expand: " + server.URL + "/none.tar}", want: "spec.yaml:2:13: expand: get " + server.URL + "/none.tar: the server says 404"},
 		{name: "a dead URL", spec: "a: {install: http://127.0.0.1:1/x.deb}", want: "spec.yaml:2:14: install: ", code: 1},
 		{name: "a URL of another kind", spec: "a: {install: ftp://host/x.deb}", want: "want a path, or a URL of http, https or file"},
@@ -82,7 +82,7 @@ func TestBadSpecsAreRefusedWithTheirPlaceBeforeAnythingRuns(t *testing.T) {
 			spec, c.want = "# nothing\n", "spec.yaml: no targets"
 		}
 		if c.code == 0 {
-			c.code = codeSpec
+			c.code = imagetest.CodeSpec
 		}
 		w.write("spec.yaml", spec+"\n")
 		r := w.run(append(append([]string{"build"}, c.args...), "spec.yaml")...)
@@ -108,17 +108,17 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{}, {"--tag-format", "{what}", "spec.yaml"}, {"--tag-format", "a b", "spec.yaml"}, {"--set", "x", "spec.yaml"},
 		{"--jobs", "-1", "spec.yaml"}, {"--runtime", "docker", "spec.yaml"}, {"--compress", "xz", "spec.yaml"}, {"a", "b"},
 	} {
-		if r := w.run(append([]string{"build"}, args...)...); r.Code != codeUsage {
+		if r := w.run(append([]string{"build"}, args...)...); r.Code != imagetest.CodeUsage {
 			t.Errorf("%q: exit %d, %s", args, r.Code, r.Stderr)
 		}
 	}
-	if r := w.run("build", "none.yaml"); r.Code != codeNotFound {
+	if r := w.run("build", "none.yaml"); r.Code != imagetest.CodeNotFound {
 		t.Errorf("a spec that is missing: exit %d, %s", r.Code, r.Stderr)
 	}
 	if err := os.Mkdir(w.path("oci"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if r := w.run("build", "spec.yaml"); r.Code != codeNotFound || !strings.Contains(r.Stderr, "not an OCI image layout") {
+	if r := w.run("build", "spec.yaml"); r.Code != imagetest.CodeNotFound || !strings.Contains(r.Stderr, "not an OCI image layout") {
 		t.Errorf("a layout that is none: exit %d, %s", r.Code, r.Stderr)
 	}
 }

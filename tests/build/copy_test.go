@@ -69,7 +69,7 @@ func TestCopiesGoWhereAProcessOfTheImageWouldPutThem(t *testing.T) {
 			w.write("spec.yaml", "made:\n  base: base\n  copy: "+c.copy+"\n")
 			r := w.run("build", "spec.yaml")
 			if c.fails != "" {
-				if r.Code != codeStep || !strings.Contains(r.Stderr, c.fails) {
+				if r.Code != imagetest.CodeStep || !strings.Contains(r.Stderr, c.fails) {
 					t.Errorf("exit %d, %s", r.Code, r.Stderr)
 				}
 				return

@@ -67,7 +67,7 @@ func TestArchivesThatLeadOutAreRefusedOrStayInside(t *testing.T) {
 			w := newWorld(t, map[string]string{"x.tar": tarOf(t, c.entries...), "spec.yaml": "a: {expand: x.tar}\nb: {base: a, copy: x.tar x}\n"})
 			r := w.run("build", "spec.yaml")
 			if c.refused != "" {
-				if r.Code != codeStep || !strings.Contains(r.Stderr, c.refused) || !strings.HasPrefix(r.Stderr, "umoci-mount: spec.yaml:1:13: target a: expand: ") {
+				if r.Code != imagetest.CodeStep || !strings.Contains(r.Stderr, c.refused) || !strings.HasPrefix(r.Stderr, "umoci-mount: spec.yaml:1:13: target a: expand: ") {
 					t.Errorf("exit %d, %s", r.Code, r.Stderr)
 				}
 				if len(w.tags()) > 0 {

@@ -56,7 +56,7 @@ func TestAStepThatFailsIsNamedWithItsLineAndExitCodeAndNothingIsTagged(t *testin
 		w := failingWorld(t)
 		r := w.run("build", "--runtime", runtime, "spec.yaml")
 		expect(t, "the message", "umoci-mount: spec.yaml:7:7: target bad: run 2: exit code 7\n", r.Stderr)
-		if r.Code != codeStep {
+		if r.Code != imagetest.CodeStep {
 			t.Errorf("exit %d", r.Code)
 		}
 		if tags := w.tags(); len(tags) > 0 {
@@ -171,7 +171,7 @@ func TestAnInterruptedBuildLeavesNothingAndTheNextGoesOn(t *testing.T) {
 			}
 			_ = cmd.Wait()
 			if c.signal != syscall.SIGKILL {
-				if code := cmd.ProcessState.ExitCode(); code != codeInterrupt {
+				if code := cmd.ProcessState.ExitCode(); code != imagetest.CodeInterrupt {
 					t.Errorf("exit %d: %s", code, stderr.String())
 				}
 				if l := left(t); len(l) > 0 {
@@ -217,12 +217,12 @@ refused:
 	w.must("build", "--target", "mounted", "--target", "forgotten", "spec.yaml")
 	for _, tag := range []string{"mounted", "forgotten"} {
 		expect(t, "what was copied", "precious\n", w.must("cat", "--image", "oci:"+tag, "/copied"))
-		if r := w.run("cat", "--image", "oci:"+tag, "/tmp/file"); r.Code != codeNotFound {
+		if r := w.run("cat", "--image", "oci:"+tag, "/tmp/file"); r.Code != imagetest.CodeNotFound {
 			t.Errorf("%s has what was mounted", tag)
 		}
 	}
 	r := w.run("build", "--target", "refused", "spec.yaml")
-	if r.Code != codeStep || !strings.Contains(r.Stderr, "a pre hook has mounted") {
+	if r.Code != imagetest.CodeStep || !strings.Contains(r.Stderr, "a pre hook has mounted") {
 		t.Errorf("exit %d, %s", r.Code, r.Stderr)
 	}
 	expect(t, "the host's file", "precious\n", fileContent(t, w.path("data/file")))
@@ -294,7 +294,7 @@ func TestADiskThatIsFullIsSaidAndNothingIsLeft(t *testing.T) {
 		mkdir disk; mount -t tmpfs -o size=4m none disk; cp -a oci disk/oci
 		code=0; "$1" build --layout disk/oci spec.yaml || code=$?
 		"$1" ls --layout disk/oci; "$1" fsck --layout disk/oci >&2; exit $code`, w.dir, env.Bin)
-	if r.Code != codeSpace || !strings.Contains(r.Stderr, "no space left on device") || strings.Contains(r.Stdout, "tagged") {
+	if r.Code != imagetest.CodeSpace || !strings.Contains(r.Stderr, "no space left on device") || strings.Contains(r.Stdout, "tagged") {
 		t.Errorf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	if l := left(t); len(l) > 0 {

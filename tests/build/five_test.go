@@ -213,7 +213,7 @@ func TestStepsRunUnderEachRuntime(t *testing.T) {
 			expect(t, "difference of an image with itself", "", got)
 			contains(t, "the tree", w.must("tree", "--image", "oci:a", "/node"), "crw-r--r--", " 5:6 ", " 7:8 ", " /node\n")
 			for _, gone := range []string{"/etc/resolv.conf", "/.umoci-mount"} {
-				if r := w.run("tree", "--image", "oci:a", gone); r.Code != codeNotFound {
+				if r := w.run("tree", "--image", "oci:a", gone); r.Code != imagetest.CodeNotFound {
 					t.Errorf("%s is in the image: %s", gone, r.Stdout)
 				}
 			}

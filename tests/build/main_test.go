@@ -24,16 +24,6 @@ func TestMain(m *testing.M) {
 	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
 }
 
-// Exit codes, by docs/cli.md.
-const (
-	codeUsage     = 2
-	codeNotFound  = 3
-	codeSpace     = 9
-	codeInterrupt = 10
-	codeSpec      = 11
-	codeStep      = 12
-)
-
 // world is a directory with specs and what they name, where builds run.
 type world struct {
 	t   *testing.T

@@ -19,15 +19,6 @@ func TestMain(m *testing.M) {
 	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
 }
 
-// Exit codes, by docs/cli.md.
-const (
-	codeFailure  = 1
-	codeUsage    = 2
-	codeNotFound = 3
-	codeImage    = 4
-	codeState    = 5
-)
-
 // sh runs a script in a directory, with the program under test as $um and as umoci,
 // and the stock one as $stock.
 func sh(t *testing.T, dir, script string) imagetest.Result {

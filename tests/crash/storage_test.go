@@ -16,11 +16,6 @@ import (
 	"github.com/umoci-mount/umoci-mount/internal/imagetest"
 )
 
-const (
-	codeImage = 4
-	codeSpace = 9
-)
-
 // smallDisk mounts a file system of some size, in kB, for the life of a test.
 func smallDisk(t *testing.T, dir string, kb int) {
 	t.Helper()
@@ -139,7 +134,7 @@ func TestARepackOntoAFullDiskLeavesTheLayoutAsItWas(t *testing.T) {
 	before := imagetest.MustReadTree(t, layout)
 	free := fill(t, disk, 3<<20)
 	r := env.Run(t, "repack", "--image", layout+":new", b.Path)
-	if r.Code != codeSpace || !strings.Contains(r.Stderr, "space") || strings.Count(r.Stderr, "\n") != 1 {
+	if r.Code != imagetest.CodeSpace || !strings.Contains(r.Stderr, "space") || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("exit %d: %s", r.Code, r.Stderr)
 	}
 	after := imagetest.MustReadTree(t, layout)
@@ -270,7 +265,7 @@ func TestADamagedBlobIsEIOForItsFilesAlone(t *testing.T) {
 		t.Errorf("the log does not name the layer:\n%s", log)
 	}
 	r := env.Run(t, "fsck", "--layout", layout)
-	if r.Code != codeImage || !strings.Contains(r.Stdout+r.Stderr, m.Layers[0].Digest.String()) {
+	if r.Code != imagetest.CodeImage || !strings.Contains(r.Stdout+r.Stderr, m.Layers[0].Digest.String()) {
 		t.Errorf("fsck: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	b.Umount(t)
@@ -457,7 +452,7 @@ func TestARepackWithEachAmountOfRoomIsWholeOrNothing(t *testing.T) {
 			break
 		}
 		refused++
-		if r.Code != codeSpace || strings.Count(r.Stderr, "\n") != 1 {
+		if r.Code != imagetest.CodeSpace || strings.Count(r.Stderr, "\n") != 1 {
 			t.Errorf("with %d bytes of room: exit %d: %s", leave, r.Code, r.Stderr)
 		}
 		if t.Failed() {

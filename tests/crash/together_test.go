@@ -15,11 +15,6 @@ import (
 	"github.com/umoci-mount/umoci-mount/internal/imagetest"
 )
 
-const (
-	codeState = 5
-	codeBusy  = 6
-)
-
 func baseLayout(t *testing.T) string {
 	t.Helper()
 	imagetest.NeedRoot(t)
@@ -42,7 +37,7 @@ func TestABundleIsMountedOnce(t *testing.T) {
 		switch code {
 		case 0:
 			done++
-		case codeState, codeBusy:
+		case imagetest.CodeState, imagetest.CodeBusy:
 		default:
 			t.Errorf("exit codes %v", codes)
 		}
@@ -137,7 +132,7 @@ func TestAnUmountWhileFilesAreInUseNamesTheHolderAndChangesNothing(t *testing.T)
 		t.Fatal(err)
 	}
 	r := env.Run(t, "umount", b.Path)
-	if r.Code != codeBusy || !strings.Contains(r.Stderr, fmt.Sprint(os.Getpid())) || strings.Count(r.Stderr, "\n") != 1 {
+	if r.Code != imagetest.CodeBusy || !strings.Contains(r.Stderr, fmt.Sprint(os.Getpid())) || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("exit %d: %s", r.Code, r.Stderr)
 	}
 	if _, err := f.WriteString("goes on"); err != nil {

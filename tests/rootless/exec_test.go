@@ -162,12 +162,12 @@ func TestExitCodesOfPrograms(t *testing.T) {
 		{"b no-such-program", 127, "no-such-program"},
 		{"b /etc/passwd", 126, "/etc/passwd"},
 		{"b /no/such", 127, "/no/such"},
-		{"no-bundle true", codeNotFound, "no-bundle"},
-		{"-u nobody b true", codeImage, `"nobody"`},
-		{"-w /nowhere b true", codeNotFound, "/nowhere"},
-		{"--ids many b true", codeUsage, "auto, range or one"},
+		{"no-bundle true", imagetest.CodeNotFound, "no-bundle"},
+		{"-u nobody b true", imagetest.CodeImage, `"nobody"`},
+		{"-w /nowhere b true", imagetest.CodeNotFound, "/nowhere"},
+		{"--ids many b true", imagetest.CodeUsage, "auto, range or one"},
 		{"--ids range b true", 7, "no range of ids"},
-		{"--network x b true", codeUsage, "host or none"},
+		{"--network x b true", imagetest.CodeUsage, "host or none"},
 	} {
 		out, code := u.sh("$um exec " + c.args)
 		lines := 0
@@ -381,7 +381,7 @@ func TestAProgramSeesTheImagesIdsWhateverTheMountShows(t *testing.T) {
 	u := asRoot(t)
 	u.box()
 	out, code := u.sh(`$um mount --uid-map 0:100000:65536 --gid-map 0:100000:65536 --image img:box m; c=0; $um exec m true || c=$?; $um umount m; exit $c`)
-	if code != codeState || !strings.Contains(out, "maps") {
+	if code != imagetest.CodeState || !strings.Contains(out, "maps") {
 		t.Errorf("a mapped mount: exit %d: %s", code, out)
 	}
 }

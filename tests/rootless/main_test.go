@@ -24,15 +24,6 @@ func TestMain(m *testing.M) {
 	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
 }
 
-// Exit codes, by docs/cli.md.
-const (
-	codeFailure  = 1
-	codeUsage    = 2
-	codeNotFound = 3
-	codeImage    = 4
-	codeState    = 5
-)
-
 // baseLayer has accounts, files of several owners, and a set-id program.
 const baseLayer = `dir . 0755
 dir etc 0755
