@@ -33,6 +33,7 @@ type bench struct {
 	missing []string
 	trees   map[string]bool // extracted trees that are there
 	seq     int
+	leaves  []string // directories of trials, to be removed by sweep
 }
 
 // output runs a program, for what it prints.
@@ -79,6 +80,18 @@ func (b *bench) close() {
 	}
 }
 
+// sweep removes what trials have left. Not after each: for minutes ext4 gives no inode out
+// again that was freed, and looks at all of them at each creation (recently_deleted in
+// fs/ext4/ialloc.c), so that what one trial removes counts for the next.
+func (b *bench) sweep() error {
+	var errs []error
+	for _, dir := range b.leaves {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	b.leaves = nil
+	return errors.Join(errs...)
+}
+
 // tag is the image of most rows.
 func (b *bench) tag() string { return b.image }
 
@@ -86,6 +99,7 @@ func (b *bench) tag() string { return b.image }
 func (b *bench) dir() (string, error) {
 	b.seq++
 	dir := filepath.Join(b.work, strconv.Itoa(b.seq))
+	b.leaves = append(b.leaves, dir)
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
@@ -166,7 +180,7 @@ func (b *bench) mount(who, tag string) (view, error) {
 			return view{}, err
 		}
 		err = sh(log, user, `"$0" mount --passthrough="$3" --image "$1" "$2/b"`, b.bin, layout+":"+tag, dir, strconv.FormatBool(who == oursPass))
-		return view{dir + "/b/rootfs", func() error { return sh(log, user, `"$0" umount --discard "$1/b"`, b.bin, dir) }}, err
+		return view{dir + "/b/rootfs", func() error { return sh(log, user, `"$0" umount "$1/b"`, b.bin, dir) }}, err
 	}
 	lower, err := b.tree(tag, user)
 	if err != nil {
@@ -179,18 +193,18 @@ func (b *bench) mount(who, tag string) (view, error) {
 	switch who {
 	case overlay:
 		err = unix.Mount("overlay", dir+"/m", "overlay", 0, options)
-		return view{dir + "/m", func() error { return errors.Join(unix.Unmount(dir+"/m", 0), os.RemoveAll(dir)) }}, err
+		return view{dir + "/m", func() error { return unix.Unmount(dir+"/m", 0) }}, err
 	case fuseOver, userOther:
 		if user == "" {
 			options += ",dev,suid" // as root's other mounts
 		}
 		err = sh(log, user, `fuse-overlayfs -o "$0" "$1/m"`, options, dir)
 		return view{dir + "/m", func() error {
-			return errors.Join(sh(log, user, `fusermount3 -u "$0/m"`, dir), waitGone(dir+"/m"), os.RemoveAll(dir))
+			return errors.Join(sh(log, user, `fusermount3 -u "$0/m"`, dir), waitGone(dir+"/m"))
 		}}, err
 	case disk:
 		err = sh(log, "", `cp -a --reflink=auto "$0" "$1/m/t"`, lower, dir)
-		return view{dir + "/m/t", func() error { return os.RemoveAll(dir) }}, err
+		return view{dir + "/m/t", func() error { return nil }}, err
 	}
 	return view{}, fmt.Errorf("no contender %s", who)
 }

@@ -18,6 +18,7 @@ type row struct {
 	most       float64  // the most that ours may be, in seconds (or unit); 0: none
 	unit       string   // "": seconds
 	full       bool     // not with -quick
+	big        bool     // some contender copies the image: swept after the row
 	// begin prepares a contender; each call of the trial is one measurement.
 	begin func(b *bench, who string) (trial, func() error, error)
 }
@@ -121,8 +122,10 @@ func (b *bench) measureRow(r row) result {
 			ends = append(ends, end)
 		}
 	}
-	for range b.runs {
-		for _, who := range r.contenders { // in turn: what disturbs one disturbs all
+	for n := range b.runs {
+		// In turn, each first once: what disturbs one disturbs all.
+		turn := n % len(r.contenders)
+		for _, who := range slices.Concat(r.contenders[turn:], r.contenders[:turn]) {
 			if trials[who] == nil {
 				continue
 			}
@@ -138,6 +141,11 @@ func (b *bench) measureRow(r row) result {
 	}
 	for _, end := range slices.Backward(ends) {
 		if err := end(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
+		}
+	}
+	if r.big {
+		if err := b.sweep(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
 		}
 	}
@@ -206,6 +214,12 @@ func (b *bench) as(who string) string {
 // notQuick leaves the row out of -quick.
 func (r row) notQuick() row {
 	r.full = true
+	return r
+}
+
+// copies says that a contender copies much of the image in a trial.
+func (r row) copies() row {
+	r.big = true
 	return r
 }
 
