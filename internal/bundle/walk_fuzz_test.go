@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
@@ -16,47 +15,17 @@ import (
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
-// hostileTar is a layer of what tars should not have.
-func hostileTar(t testing.TB) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range []tar.Header{
-		{Name: "../outside", Typeflag: tar.TypeReg, Mode: 0o644, Size: 3},
-		{Name: "/etc/absolute", Typeflag: tar.TypeReg, Mode: 0o644, Size: 3},
-		{Name: "loop", Linkname: "loop", Typeflag: tar.TypeSymlink},
-		{Name: "up", Linkname: "../../../etc", Typeflag: tar.TypeSymlink},
-		{Name: "up/passwd", Typeflag: tar.TypeReg, Mode: 0o644, Size: 3},
-		{Name: "hard", Linkname: "../../etc/passwd", Typeflag: tar.TypeLink},
-		{Name: "self", Linkname: "self", Typeflag: tar.TypeLink},
-		{Name: ".wh...", Typeflag: tar.TypeReg},
-		{Name: "d/.wh..wh..opq", Typeflag: tar.TypeReg},
-		{Name: "d/.wh.", Typeflag: tar.TypeReg},
-		{Name: "d", Typeflag: tar.TypeReg, Mode: 0o7777, Size: 3},
-		{Name: "d/below-a-file", Typeflag: tar.TypeReg, Size: 3},
-		{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3},
-	} {
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(make([]byte, h.Size)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 // Any bytes as the upper one of two layers: the image is refused, or each of its names
 // can be listed, described and read, in bounds that the bytes set.
 func FuzzImageWalk(f *testing.F) {
-	hostile := hostileTar(f)
-	f.Add(hostile)
-	f.Add(bytes.Repeat(hostile[:1024], 3))
-	for cut := 512; cut < len(hostile); cut += 700 {
-		f.Add(append(bytes.Clone(hostile[:cut]), hostile[cut/2:]...))
+	for _, a := range imagetest.Attacks() {
+		for _, tar := range a.Layers(f, "/outside") {
+			if len(tar) > 64<<10 {
+				continue // what is found by changing it is found in smaller ones
+			}
+			f.Add(tar)
+			f.Add(append(bytes.Clone(tar[:len(tar)/2&^511]), tar[len(tar)/4&^511:]...))
+		}
 	}
 	lower := imagetest.Layer{Text: "dir d 0755\nfile d/x 0644 \"x\"\nsymlink s d\nfile etc/passwd 0644 \"root\"\nhardlink h etc/passwd\n"}
 	f.Fuzz(func(t *testing.T, data []byte) {
