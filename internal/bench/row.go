@@ -159,8 +159,9 @@ func timed(f func() error) (float64, error) {
 	return time.Since(began).Seconds(), err
 }
 
-// in is a row whose contenders do the same work in their view of the image: hot, after
-// once without being measured; or cold, with the kernel's caches dropped each time.
+// in is a row whose contenders do the same work in their view of the image: hot, each
+// time after once without being measured, as kernels give up what was not used for a
+// while (DAMON); or cold, with the kernel's caches dropped each time.
 func in(name, script string, cold bool, contenders ...string) row {
 	return row{name: name, contenders: contenders, begin: func(b *bench, who string) (trial, func() error, error) {
 		v, err := b.mount(who, b.tag())
@@ -168,12 +169,12 @@ func in(name, script string, cold bool, contenders ...string) row {
 			return nil, nil, err
 		}
 		work := func() error { return sh(v.root+".log", b.as(who), `cd "$0"; `+script, v.root) }
-		if !cold {
-			if err := work(); err != nil {
-				return nil, nil, errors.Join(err, v.end())
-			}
-		}
 		return func() (float64, error) {
+			if !cold {
+				if err := work(); err != nil {
+					return 0, err
+				}
+			}
 			if err := settle(cold); err != nil {
 				return 0, err
 			}

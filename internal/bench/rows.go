@@ -168,7 +168,7 @@ func nextMount(tag string) row {
 		}
 		once := func() (float64, error) {
 			s, err := timed(func() error {
-				return sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; ls "$2/b/rootfs" >/dev/null`, b.bin, image, dir)
+				return sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; cd "$2/b/rootfs"; [ -d . ]`, b.bin, image, dir)
 			})
 			return s, errors.Join(err, sh(dir+".log", "", `"$0" umount --discard "$1/b"`, b.bin, dir))
 		}
