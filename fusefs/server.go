@@ -88,6 +88,15 @@ func (s *Server) Unmount() error {
 // (LOOKUP, READ, …). Kinds that never came are left out.
 func (s *Server) Stats() map[string]uint64 { return s.ops.stats.snapshot() }
 
+// Requests is how many requests were served so far, of all kinds.
+func (s *Server) Requests() uint64 {
+	var n uint64
+	for op := range s.ops.stats.kinds {
+		n += s.ops.stats.kinds[op].Load()
+	}
+	return n
+}
+
 // checkMountpoint says what is wrong with a directory to mount on.
 func checkMountpoint(path string) error {
 	var st unix.Statx_t

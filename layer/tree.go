@@ -100,6 +100,10 @@ func (t *Tree) Close() error {
 	return errors.Join(err, f.Close())
 }
 
+// Unload takes the tree's pages out of this process's memory, into which they come again
+// as they are used. The page cache has them still.
+func (t *Tree) Unload() error { return sys.Unload(t.data) }
+
 // key is the header's: what the tree was made of.
 func (t *Tree) key() [32]byte { return [32]byte(t.data[hdrKey:]) }
 

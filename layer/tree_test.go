@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io/fs"
 	"os"
@@ -336,5 +337,58 @@ func TestLookupsAllocateNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// residentKB is how many pages of the tree are in this process's memory, in KiB.
+func residentKB(t *testing.T, name string) (kb int) {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(maps), name)
+	if !ok {
+		t.Fatalf("%s is not mapped", name)
+	}
+	_, rest, _ = strings.Cut(rest, "Rss:")
+	if _, err := fmt.Sscan(rest, &kb); err != nil {
+		t.Fatal(err)
+	}
+	return kb
+}
+
+func TestAnUnloadedTreeComesBackAsItIsUsed(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "image.tree")
+	if err := os.WriteFile(name, sampleTree(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := OpenTree(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := tree.LookupPath("d/a"); err != nil {
+			t.Error(err)
+		}
+		if residentKB(t, name) == 0 {
+			t.Error("nothing of a tree in use is in memory")
+		}
+		if err := tree.Unload(); err != nil {
+			t.Fatal(err)
+		}
+		if kb := residentKB(t, name); kb != 0 {
+			t.Errorf("%d KiB are in memory after that", kb)
+		}
+	}
+	if err := tree.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Unload(); err != nil {
+		t.Errorf("of a closed tree: %v", err)
 	}
 }

@@ -35,7 +35,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "build/bench", "`directory` of results")
 	flag.StringVar(&o.table, "table", "", "`file` of the table (default standard output)")
 	flag.StringVar(&o.user, "user", "", "plain `user` for the rows of one")
-	rows := flag.String("rows", "", "measure only rows whose names match this `regexp`")
+	rows := flag.String("rows", "", "measure only rows whose names match this `regexp`; the others stay as the last run had them")
 	flag.IntVar(&o.runs, "runs", 5, "how `often` each contender runs")
 	flag.StringVar(&o.image, "image", "large", "`tag` of the image that most rows use")
 	flag.BoolVar(&o.quick, "quick", false, "a few rows with the small image alone, three runs")
@@ -73,6 +73,11 @@ func run(o options, rows string) (err error) {
 	rep := report{
 		When: began.UTC().Format(time.RFC3339), Machine: machine(), Program: strings.TrimSpace(b.output(o.bin, "--version")),
 		Runs: o.runs, Quick: o.quick, Missing: b.missing, Rows: results,
+	}
+	if rows != "" {
+		if err := rep.keepOthers(o.out); err != nil {
+			return err
+		}
 	}
 	return rep.write(o)
 }

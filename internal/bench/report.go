@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,32 @@ type report struct {
 	Quick   bool     `json:"quick"`
 	Missing []string `json:"missing,omitempty"` // peers that are not here
 	Rows    []result `json:"rows"`
+}
+
+// keepOthers takes the rows that were not measured from the last report, where that is of
+// the same machine and program, in the order of the last.
+func (rep *report) keepOthers(dir string) error {
+	data, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))
+	if os.IsNotExist(err) {
+		return nil
+	}
+	var last report
+	if err := errors.Join(err, json.Unmarshal(data, &last)); err != nil {
+		return err
+	}
+	if last.Machine != rep.Machine || last.Program != rep.Program || last.Runs != rep.Runs {
+		return nil
+	}
+	for _, r := range rep.Rows {
+		i := slices.IndexFunc(last.Rows, func(l result) bool { return l.Name == r.Name })
+		if i < 0 {
+			last.Rows = append(last.Rows, r)
+		} else {
+			last.Rows[i] = r
+		}
+	}
+	rep.Rows = last.Rows
+	return nil
 }
 
 // machine is what the figures depend on.

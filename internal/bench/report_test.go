@@ -77,3 +77,24 @@ func TestRowsHaveNamesOfTheirOwnAndAPeerThatTheyMeasure(t *testing.T) {
 		}
 	}
 }
+
+func TestRowsThatWereNotMeasuredStay(t *testing.T) {
+	dir := t.TempDir()
+	first := sample()
+	if err := first.write(options{out: dir, table: filepath.Join(dir, "t.md")}); err != nil {
+		t.Fatal(err)
+	}
+	again := sample()
+	again.Rows = []result{{Name: "memory", Values: map[string][]float64{ours: {7}}}, {Name: "new"}}
+	if err := again.keepOthers(dir); err != nil {
+		t.Fatal(err)
+	}
+	if len(again.Rows) != 6 || again.Rows[2].Values[ours][0] != 7 || again.Rows[0].Name != "fast <row>" || again.Rows[5].Name != "new" {
+		t.Errorf("%+v", again.Rows)
+	}
+	other := sample()
+	other.Machine, other.Rows = "another", other.Rows[:1]
+	if err := other.keepOthers(dir); err != nil || len(other.Rows) != 1 {
+		t.Errorf("another machine's rows: %d, %v", len(other.Rows), err)
+	}
+}

@@ -126,6 +126,15 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		defer close(done)
 		s.fuse.Serve()
 	}()
+	stop, rested := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(rested)
+		s.restWhenIdle(stop)
+	}()
+	defer func() { // before the tree is closed
+		close(stop)
+		<-rested
+	}()
 	if err := listenControl(bundle, control); err != nil {
 		return errors.Join(err, s.detach(done))
 	}
@@ -146,6 +155,33 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	err = s.wait(ctx, done)
 	s.log.Info("unmounted", "bundle", bundle)
 	return err
+}
+
+// restTick is how long a mount is left alone before its daemon gives memory back.
+const restTick = 2 * time.Second
+
+// restWhenIdle gives back what a burst of requests has left in memory once it is over:
+// the pages of the tree's file, which are the page cache's, and garbage. stop ends it.
+func (s *server) restWhenIdle(stop <-chan struct{}) {
+	tick := time.NewTicker(restTick)
+	defer tick.Stop()
+	for last, resting := s.fuse.Requests(), false; ; {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		switch now := s.fuse.Requests(); {
+		case now != last:
+			last, resting = now, false
+		case !resting:
+			resting = true
+			if err := s.lower.Unload(); err != nil {
+				s.log.Warn("give memory back", "error", err)
+			}
+			debug.FreeOSMemory()
+		}
+	}
 }
 
 // owner is whose an inode is, in the image's ids.

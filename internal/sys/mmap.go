@@ -26,6 +26,18 @@ func Map(f *os.File, size int64) ([]byte, error) {
 	return b, nil
 }
 
+// Unload takes the pages of a mapping out of the process's memory. They stay in the page
+// cache as long as the kernel likes, and come back when they are used.
+func Unload(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if err := unix.Madvise(b, unix.MADV_DONTNEED); err != nil {
+		return os.NewSyscallError("madvise", err)
+	}
+	return nil
+}
+
 // Unmap ends a mapping; no slice or string of it may be used after that.
 func Unmap(b []byte) error {
 	if b == nil {
