@@ -17,6 +17,8 @@ PJDFSTEST ?=
 BENCHTIME ?= 1s
 ROWS ?=
 BENCHUSER ?=
+BENCHIMAGE ?= large
+BENCHRUNS ?= 5
 IMAGES ?= $(or $(UMOCI_MOUNT_TESTDATA),/var/tmp/umoci-mount-images)
 
 VERSION := $(shell git describe --tags --dirty 2>/dev/null || cat VERSION)
@@ -94,8 +96,8 @@ install: build docs ## install binary, man pages and completions below DESTDIR/P
 bench-images: images ## make the images of the measurements too (root, needs a Debian mirror)
 	tests/images/mklarge.sh $(IMAGES)/images
 
-bench: build bench-images ## measure beside umoci, overlayfs, fuse-overlayfs and igzip; ROWS=REGEXP, BENCHUSER (root)
-	$(GO) run ./internal/bench -bin $(BIN) -images $(IMAGES)/images -table docs/benchmarks.md -rows '$(ROWS)' -user '$(BENCHUSER)'
+bench: build bench-images ## measure beside umoci, overlayfs, fuse-overlayfs and igzip; ROWS=REGEXP, BENCHUSER, BENCHIMAGE, BENCHRUNS (root)
+	$(GO) run ./internal/bench -bin $(BIN) -images $(IMAGES)/images -table docs/benchmarks.md -rows '$(ROWS)' -user '$(BENCHUSER)' -image $(BENCHIMAGE) -runs $(BENCHRUNS)
 
 bench-quick: build images ## the same on the small image, in two minutes (root)
 	$(GO) run ./internal/bench -quick -bin $(BIN) -images $(IMAGES)/images -rows '$(ROWS)'

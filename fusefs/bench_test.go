@@ -183,6 +183,24 @@ func BenchmarkMountedRead(b *testing.B) {
 	}
 }
 
+// BenchmarkMountedRequest is one request that nothing caches and that does next to
+// nothing: what it costs to ask. Asleep is with processors left to sleep (latency.go).
+func BenchmarkMountedRequest(b *testing.B) {
+	for _, asleep := range []bool{false, true} {
+		b.Run(map[bool]string{false: "awake", true: "asleep"}[asleep], func(b *testing.B) {
+			opt := rootOptions(false)
+			opt.Sleepy = asleep
+			m := mount(b, opt)
+			var value [8]byte
+			for b.Loop() {
+				if _, err := unix.Getxattr(m.path("hello"), "user.nothing", value[:]); !errors.Is(err, unix.ENODATA) {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkMountedCreate makes, writes and closes small files.
 func BenchmarkMountedCreate(b *testing.B) {
 	for _, mode := range modes {

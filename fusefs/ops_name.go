@@ -66,34 +66,28 @@ func (o *ops) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 // Create makes a file and opens it.
 func (o *ops) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	o.stats.count(opCreate)
-	create := func() (*overlay.Handle, overlay.Attr, error) {
+	defer o.nameChanges.Add(1)
+	return o.create(opCreate, in, out, func() (*overlay.Handle, overlay.Attr, error) {
 		return o.fs.Create(overlay.Ino(in.NodeId), name, in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
-	}
-	h, a, err := create()
-	if o.madeRoom(err) {
-		h, a, err = create()
-	}
-	o.nameChanges.Add(1)
-	return o.created(opCreate, in, h, &a, err, out)
+	})
 }
 
 // Tmpfile makes and opens a file that no directory has a name for (O_TMPFILE).
 func (o *ops) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	o.stats.count(opTmpfile)
-	create := func() (*overlay.Handle, overlay.Attr, error) {
+	return o.create(opTmpfile, in, out, func() (*overlay.Handle, overlay.Attr, error) {
 		return o.fs.Tmpfile(overlay.Ino(in.NodeId), in.Flags, in.Mode, o.callerOf(&in.InHeader, in.Umask))
-	}
-	h, a, err := create()
-	if o.madeRoom(err) {
-		h, a, err = create()
-	}
-	return o.created(opTmpfile, in, h, &a, err, out)
+	})
 }
 
-// created answers a request that made and opened a file. Its attributes are valid
+// create answers a request that makes and opens a file. Its attributes are valid
 // for ever even where it may be mapped for writing: of an empty file there is
 // nothing to map, and what makes it longer makes the kernel ask again.
-func (o *ops) created(op opcode, in *fuse.CreateIn, h *overlay.Handle, a *overlay.Attr, err error, out *fuse.CreateOut) fuse.Status {
+func (o *ops) create(op opcode, in *fuse.CreateIn, out *fuse.CreateOut, once func() (*overlay.Handle, overlay.Attr, error)) fuse.Status {
+	h, a, err := once()
+	if o.madeRoom(err) {
+		h, a, err = once()
+	}
 	if err != nil {
 		return o.status(op, in.NodeId, err)
 	}
@@ -104,7 +98,7 @@ func (o *ops) created(op opcode, in *fuse.CreateIn, h *overlay.Handle, a *overla
 	} else {
 		o.openFile(h, in.Flags&^unix.O_CREAT, &out.OpenOut)
 	}
-	o.fillEntry(&out.EntryOut, a)
+	o.fillEntry(&out.EntryOut, &a)
 	out.AttrValid = forever
 	return fuse.OK
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -148,7 +149,7 @@ func versionText(name string) string {
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return usageError{fmt.Errorf("invalid number of positional arguments: expected %s", strings.Join(names, " "))}
+			return usageError{fmt.Errorf("invalid number of positional arguments: expected %s", cmp.Or(strings.Join(names, " "), "none"))}
 		}
 		for i, a := range args {
 			if a == "" {

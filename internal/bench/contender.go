@@ -21,7 +21,6 @@ const (
 	umoci     = "umoci"
 	overlay   = "overlayfs"
 	fuseOver  = "fuse-overlayfs"
-	disk      = "disk"
 	igzip     = "igzip"
 	userOurs  = "umoci-mount, plain user"
 	userOther = "fuse-overlayfs, plain user"
@@ -31,7 +30,7 @@ const (
 type bench struct {
 	options
 	missing []string
-	trees   map[string]bool // extracted trees that are there
+	made    map[string]bool // what several rows use and is there
 	seq     int
 	leaves  []string // directories of trials, to be removed by sweep
 }
@@ -52,7 +51,7 @@ func (b *bench) have(tool string) bool {
 
 // prepare looks for peers and images, and extracts the trees that peers need.
 func prepare(o options) (*bench, error) {
-	b := &bench{options: o, trees: map[string]bool{}}
+	b := &bench{options: o, made: map[string]bool{}}
 	for _, tool := range []string{umoci, fuseOver, igzip} {
 		if !b.have(tool) {
 			b.missing = append(b.missing, tool)
@@ -103,34 +102,37 @@ func (b *bench) dir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
+// shared is the path of something that several rows use, made when the first needs it.
+func (b *bench) shared(name string, do func(path string) error) (string, error) {
+	path := filepath.Join(b.work, name)
+	if b.made[path] {
+		return path, nil
+	}
+	err := do(path)
+	b.made[path] = err == nil
+	return path, err
+}
+
 // layoutOf is the layout that a user can read; "" for root.
 func (b *bench) layoutOf(user string) (string, error) {
 	if user == "" {
 		return b.images, nil
 	}
-	own := filepath.Join(b.work, "images-"+user)
-	if _, err := os.Stat(own); err == nil {
-		return own, nil
-	}
-	return own, sh(own+".log", "", `cp -r "$0" "$1.part"; chown -R "$2" "$1.part"; mv "$1.part" "$1"`, b.images, own, user)
+	return b.shared("images-"+user, func(own string) error {
+		return sh(own+".log", "", `cp -r "$0" "$1"; chown -R "$2" "$1"`, b.images, own, user)
+	})
 }
 
 // tree is an image extracted by the program under measurement, by root or by a user, who
 // can then read all of it.
 func (b *bench) tree(tag, user string) (string, error) {
-	dir := filepath.Join(b.work, "tree-"+tag+user)
-	if b.trees[dir] {
-		return dir, nil
-	}
-	layout, err := b.layoutOf(user)
-	if err != nil {
-		return "", err
-	}
-	if err := sh(dir+".log", user, `"$0" raw unpack --extract --image "$1" "$2"`, b.bin, layout+":"+tag, dir); err != nil {
-		return "", err
-	}
-	b.trees[dir] = true
-	return dir, nil
+	return b.shared("tree-"+tag+user, func(dir string) error {
+		layout, err := b.layoutOf(user)
+		if err != nil {
+			return err
+		}
+		return sh(dir+".log", user, `"$0" raw unpack --extract --image "$1" "$2"`, b.bin, layout+":"+tag, dir)
+	})
 }
 
 // sh runs a shell script; what it prints goes to a log that a failure quotes. As user,
@@ -202,9 +204,6 @@ func (b *bench) mount(who, tag string) (view, error) {
 		return view{dir + "/m", func() error {
 			return errors.Join(sh(log, user, `fusermount3 -u "$0/m"`, dir), waitGone(dir+"/m"))
 		}}, err
-	case disk:
-		err = sh(log, "", `cp -a --reflink=auto "$0" "$1/m/t"`, lower, dir)
-		return view{dir + "/m/t", func() error { return nil }}, err
 	}
 	return view{}, fmt.Errorf("no contender %s", who)
 }

@@ -72,7 +72,7 @@ func run(o options, rows string) (err error) {
 	results := b.measure(interrupted)
 	rep := report{
 		When: began.UTC().Format(time.RFC3339), Machine: machine(), Program: strings.TrimSpace(b.output(o.bin, "--version")),
-		Runs: o.runs, Quick: o.quick, Missing: b.missing, Rows: results,
+		Image: o.image, Runs: o.runs, Quick: o.quick, Missing: b.missing, Rows: results,
 	}
 	if rows != "" {
 		if err := rep.keepOthers(o.out); err != nil {

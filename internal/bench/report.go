@@ -19,6 +19,7 @@ type report struct {
 	When    string   `json:"when"`
 	Machine string   `json:"machine"`
 	Program string   `json:"program"`
+	Image   string   `json:"image"` // that most rows use
 	Runs    int      `json:"runs"`
 	Quick   bool     `json:"quick"`
 	Missing []string `json:"missing,omitempty"` // peers that are not here
@@ -36,7 +37,7 @@ func (rep *report) keepOthers(dir string) error {
 	if err := errors.Join(err, json.Unmarshal(data, &last)); err != nil {
 		return err
 	}
-	if last.Machine != rep.Machine || last.Program != rep.Program || last.Runs != rep.Runs {
+	if last.Machine != rep.Machine || last.Program != rep.Program || last.Image != rep.Image || last.Runs != rep.Runs {
 		return nil
 	}
 	for _, r := range rep.Rows {
@@ -129,8 +130,8 @@ func putTable(name, table string) error {
 // markdown is the table of a run.
 func (rep *report) markdown() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%s; %s; %s. Medians of %d runs, the contenders of a row in turn; the ratio is ours by the peer's.\n",
-		rep.Machine, strings.SplitN(rep.Program, "\n", 2)[0], rep.When[:min(10, len(rep.When))], rep.Runs)
+	fmt.Fprintf(&s, "%s; %s; image %s; %s. Medians of %d runs, the contenders of a row in turn; the ratio is ours by the peer's.\n",
+		rep.Machine, strings.SplitN(rep.Program, "\n", 2)[0], rep.Image, rep.When[:min(10, len(rep.When))], rep.Runs)
 	if len(rep.Missing) > 0 {
 		fmt.Fprintf(&s, "Not on this machine: %s.\n", strings.Join(rep.Missing, ", "))
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -360,10 +359,6 @@ func cacheSize(name string, most float64, kinds ...string) row {
 
 // million is an image of a million small files in a thousand directories.
 func (b *bench) million() (string, error) {
-	layout := filepath.Join(b.work, "million")
-	if _, err := os.Stat(layout); err == nil {
-		return layout + ":million", nil
-	}
 	script := `"$0" init --layout "$1"; "$0" new --image "$1:million"
 		perl -e 'for my $d (0..999) { printf "%s", head("d$d/", 5, 0); for my $f (0..999) { my $t = "$d $f\n"; print head("d$d/f$f", 0, length $t), $t, "\0" x (512 - length $t) } }
 			print "\0" x 1024;
@@ -371,8 +366,9 @@ func (b *bench) million() (string, error) {
 				sprintf("%011o", $size), "14000000000", "        ", $type, "", "ustar", "00", "");
 				substr($h, 148, 8) = sprintf("%06o\0 ", unpack("%32C*", $h)); $h }' >"$1.tar"
 		"$0" raw add-layer --image "$1:million" "$1.tar"; rm "$1.tar"`
-	if err := exec.Command("sh", "-c", "command -v perl").Run(); err != nil {
+	if !b.have("perl") {
 		return "", errors.New("no perl")
 	}
-	return layout + ":million", sh(layout+".log", "", script, b.bin, layout)
+	layout, err := b.shared("million", func(path string) error { return sh(path+".log", "", script, b.bin, path) })
+	return layout + ":million", err
 }

@@ -238,7 +238,6 @@ func AsGzip(t testing.TB, layout, tag string) string {
 	return Layout(t, img)
 }
 
-// readLayer is a layer's plain stream.
 // TopLayer reads the entries of a tag's last layer.
 func TopLayer(t testing.TB, layout, tag string) []*tar.Header {
 	t.Helper()
@@ -260,6 +259,7 @@ func TopLayer(t testing.TB, layout, tag string) []*tar.Header {
 	}
 }
 
+// readLayer is a layer's plain stream.
 func readLayer(layout string, d ispec.Descriptor) (plain []byte, err error) {
 	f, err := os.Open(BlobPath(layout, d.Digest))
 	if err != nil {

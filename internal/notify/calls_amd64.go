@@ -2,10 +2,7 @@ package notify
 
 import "golang.org/x/sys/unix"
 
-const (
-	auditArch  = unix.AUDIT_ARCH_X86_64
-	sysFstatat = unix.SYS_NEWFSTATAT
-)
+const sysFstatat = unix.SYS_NEWFSTATAT
 
 // archCalls are those that newer architectures do without. (The x32 form of a call has
 // another number and goes on to the kernel.)

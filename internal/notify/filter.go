@@ -1,6 +1,10 @@
 package notify
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
+)
 
 // Set says which calls come to the supervisor.
 type Set int
@@ -13,45 +17,36 @@ const (
 )
 
 // Supported reports whether there is a filter for this machine's architecture.
-func Supported() bool { return auditArch != 0 }
+func Supported() bool { return sys.AuditArch() != 0 }
 
 // Filter assembles the program for the kernel (struct sock_filter). Calls of another
 // architecture (32-bit programs) go on to the kernel.
 //
 //	ld  arch
-//	jeq auditArch, 1, 0
+//	jeq AuditArch, 1, 0
 //	ret ALLOW
 //	ld  nr
 //	jeq NUMBER, 0, 1    for each call
 //	ret USER_NOTIF
 //	ret ALLOW
 func Filter(set Set) []unix.SockFilter {
-	const (
-		offNr   = 0 // in struct seccomp_data
-		offArch = 4
-		offArg0 = 16 // the low half, on a machine that puts it first
-		load    = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		ret     = unix.BPF_RET | unix.BPF_K
-	)
-	tell := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_USER_NOTIF}
-	allow := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW}
+	tell, allow := sys.FilterReturn(unix.SECCOMP_RET_USER_NOTIF), sys.FilterReturn(unix.SECCOMP_RET_ALLOW)
 	out := []unix.SockFilter{
-		{Code: load, K: offArch},
-		{Code: equal, Jt: 1, K: auditArch},
+		sys.FilterLoad(sys.FilterArch),
+		sys.FilterEqual(sys.AuditArch(), 1, 0),
 		allow,
-		{Code: load, K: offNr},
+		sys.FilterLoad(sys.FilterNr),
 	}
 	for nr, c := range calls {
 		if c.set <= set && nr != unix.SYS_PRCTL {
-			out = append(out, unix.SockFilter{Code: equal, Jf: 1, K: uint32(nr)}, tell)
+			out = append(out, sys.FilterEqual(uint32(nr), 0, 1), tell)
 		}
 	}
 	if set >= SetOneID {
 		out = append(out,
-			unix.SockFilter{Code: equal, Jf: 4, K: unix.SYS_PRCTL},
-			unix.SockFilter{Code: load, K: offArg0},
-			unix.SockFilter{Code: equal, Jf: 1, K: unix.PR_SET_KEEPCAPS},
+			sys.FilterEqual(unix.SYS_PRCTL, 0, 4),
+			sys.FilterLoad(sys.FilterArg0),
+			sys.FilterEqual(unix.PR_SET_KEEPCAPS, 0, 1),
 			tell, allow)
 	}
 	return append(out, allow)

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 func TestIdsChangeAsTheKernelChangesThem(t *testing.T) {
@@ -95,14 +97,14 @@ func TestTheFilterTellsOfTheCallsItNames(t *testing.T) {
 		arch, nr, arg uint32
 		want          uint32
 	}{
-		{"mknodat", SetDevices, auditArch, unix.SYS_MKNODAT, 0, tell},
-		{"fchownat where ids are real", SetDevices, auditArch, unix.SYS_FCHOWNAT, 0, allow},
-		{"fchownat", SetOneID, auditArch, unix.SYS_FCHOWNAT, 0, tell},
-		{"getuid", SetOneID, auditArch, unix.SYS_GETUID, 0, tell},
-		{"read", SetOneID, auditArch, unix.SYS_READ, 0, allow},
-		{"prctl(PR_SET_NAME)", SetOneID, auditArch, unix.SYS_PRCTL, unix.PR_SET_NAME, allow},
-		{"prctl(PR_SET_KEEPCAPS)", SetOneID, auditArch, unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, tell},
-		{"prctl(PR_SET_KEEPCAPS) where ids are real", SetDevices, auditArch, unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, allow},
+		{"mknodat", SetDevices, sys.AuditArch(), unix.SYS_MKNODAT, 0, tell},
+		{"fchownat where ids are real", SetDevices, sys.AuditArch(), unix.SYS_FCHOWNAT, 0, allow},
+		{"fchownat", SetOneID, sys.AuditArch(), unix.SYS_FCHOWNAT, 0, tell},
+		{"getuid", SetOneID, sys.AuditArch(), unix.SYS_GETUID, 0, tell},
+		{"read", SetOneID, sys.AuditArch(), unix.SYS_READ, 0, allow},
+		{"prctl(PR_SET_NAME)", SetOneID, sys.AuditArch(), unix.SYS_PRCTL, unix.PR_SET_NAME, allow},
+		{"prctl(PR_SET_KEEPCAPS)", SetOneID, sys.AuditArch(), unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, tell},
+		{"prctl(PR_SET_KEEPCAPS) where ids are real", SetDevices, sys.AuditArch(), unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, allow},
 		{"another architecture's", SetOneID, unix.AUDIT_ARCH_I386, unix.SYS_MKNODAT, 0, allow},
 	} {
 		if got := run(c.set, c.arch, c.nr, c.arg); got != c.want {

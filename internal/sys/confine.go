@@ -12,9 +12,6 @@ import (
 // ErrNoFilter is of machines whose system call numbers are not known here.
 var ErrNoFilter = errors.New("no system call filter for this architecture")
 
-// auditArchs are the kernel's names of architectures (linux/audit.h) by Go's.
-var auditArchs = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
-
 // x32Calls are numbers of amd64's second set of calls (__X32_SYSCALL_BIT).
 const x32Calls = 0x40000000
 
@@ -35,8 +32,8 @@ var refusedCalls = []uint32{
 // a server of files has no use for (seccomp(2), SECCOMP_FILTER_FLAG_TSYNC). It takes
 // no_new_privs or CAP_SYS_ADMIN.
 func Confine() error {
-	arch, ok := auditArchs[runtime.GOARCH]
-	if !ok {
+	arch := AuditArch()
+	if arch == 0 {
 		return ErrNoFilter
 	}
 	filter := confinement(arch)
@@ -61,25 +58,17 @@ func Confine() error {
 //	ret ERRNO(EPERM)
 //	ret ALLOW
 func confinement(arch uint32) []unix.SockFilter {
-	const (
-		offNr   = 0 // in struct seccomp_data
-		offArch = 4
-		load    = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		atLeast = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
-		ret     = unix.BPF_RET | unix.BPF_K
-	)
-	refuse := unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
+	refuse := FilterReturn(unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM))
 	out := []unix.SockFilter{
-		{Code: load, K: offArch},
-		{Code: equal, Jt: 1, K: arch},
+		FilterLoad(FilterArch),
+		FilterEqual(arch, 1, 0),
 		refuse,
-		{Code: load, K: offNr},
-		{Code: atLeast, Jf: 1, K: x32Calls},
+		FilterLoad(FilterNr),
+		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 1, K: x32Calls},
 		refuse,
 	}
 	for _, nr := range refusedCalls {
-		out = append(out, unix.SockFilter{Code: equal, Jf: 1, K: nr}, refuse)
+		out = append(out, FilterEqual(nr, 0, 1), refuse)
 	}
-	return append(out, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW})
+	return append(out, FilterReturn(unix.SECCOMP_RET_ALLOW))
 }

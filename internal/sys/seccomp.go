@@ -18,6 +18,36 @@ type SeccompData struct {
 	Args [6]uint64
 }
 
+// Offsets in struct seccomp_data, from where a filter loads.
+const (
+	FilterNr   = 0
+	FilterArch = 4
+	FilterArg0 = 16 // the low half, on a machine that puts it first
+)
+
+// FilterLoad, FilterEqual and FilterReturn are the instructions that filters are made of
+// (struct sock_filter): load a word of struct seccomp_data, skip as many instructions as
+// yes or no says after comparing it, and end with an action (SECCOMP_RET_*).
+func FilterLoad(offset uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+}
+
+// FilterEqual compares with k: see FilterLoad.
+func FilterEqual(k uint32, yes, no uint8) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: yes, Jf: no, K: k}
+}
+
+// FilterReturn ends a filter: see FilterLoad.
+func FilterReturn(action uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action}
+}
+
+// AuditArch is the kernel's name of this machine's architecture (linux/audit.h); 0 where
+// no filter is known for it.
+func AuditArch() uint32 { return auditArchs[runtime.GOARCH] }
+
+var auditArchs = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
+
 // SeccompNotif is struct seccomp_notif: one system call that waits for its answer.
 type SeccompNotif struct {
 	ID    uint64

@@ -105,8 +105,12 @@ func fsxSequence(t *testing.T, layout string, flags []string, name string, seed 
 func (f *fsx) faultless(step func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if fault, ok := recover().(error); ok {
-			err = fmt.Errorf("a mapping: %w", fault)
+		switch fault := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // of a mapping, by debug.SetPanicOnFault
+			err = fmt.Errorf("a mapping cannot be read at %#x", fault.Addr())
+		default:
+			panic(fault)
 		}
 	}()
 	return step()
