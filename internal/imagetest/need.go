@@ -3,6 +3,8 @@ package imagetest
 import (
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -33,7 +35,7 @@ func NeedFuse(t testing.TB) {
 
 // packages that hold the tools, where the name is another.
 var packages = map[string]string{
-	"busybox": "busybox-static", "fusermount3": "fuse3", "gomtree": "golang-github-vbatts-go-mtree", "mkfs.ext4": "e2fsprogs",
+	"busybox": "busybox-static", "fusermount3": "fuse3", "gomtree": "golang-github-vbatts-go-mtree", "mkfs.ext4": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "btrfs": "btrfs-progs",
 	"setpriv": "util-linux", "xz": "xz-utils", "newuidmap": "uidmap",
 }
 
@@ -48,6 +50,20 @@ func NeedTools(t testing.TB, names ...string) {
 			}
 			lack(t, "needs "+name+": apt-get install "+pkg)
 		}
+	}
+}
+
+// NeedFilesystem skips the test where the kernel does not have a type of file system
+// (/proc/filesystems), nor a module of that name.
+func NeedFilesystem(t testing.TB, name string) {
+	t.Helper()
+	_ = exec.Command("modprobe", "-q", name).Run() // the list says whether it is there
+	list, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(strings.Fields(string(list)), name) {
+		lack(t, "needs a kernel with "+name)
 	}
 }
 

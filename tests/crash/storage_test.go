@@ -19,13 +19,31 @@ import (
 // smallDisk mounts a file system of some size, in kB, for the life of a test.
 func smallDisk(t *testing.T, dir string, kb int) {
 	t.Helper()
+	newDisk(t, dir, kb, "mkfs.ext4", "-q", "-m", "0", "-I", "256", "-O", "^has_journal")
+}
+
+// quotaDisk mounts a file system at dir, of which dir/limited may take some megabytes.
+func quotaDisk(t *testing.T, dir string, limitMB int) {
+	t.Helper()
+	imagetest.NeedTools(t, "btrfs")
+	imagetest.NeedFilesystem(t, "btrfs")
+	newDisk(t, dir, 256<<10, "mkfs.btrfs", "-q")
+	limited := filepath.Join(dir, "limited")
+	env.MustCommand(t, "btrfs", "quota", "enable", dir)
+	env.MustCommand(t, "btrfs", "subvolume", "create", limited)
+	env.MustCommand(t, "btrfs", "qgroup", "limit", strconv.Itoa(limitMB)+"M", limited)
+}
+
+// newDisk mounts what mkfs makes for the life of a test.
+func newDisk(t *testing.T, dir string, kb int, mkfs ...string) {
+	t.Helper()
 	imagetest.NeedRoot(t)
-	imagetest.NeedTools(t, "mkfs.ext4")
-	image := dir + ".ext4"
+	imagetest.NeedTools(t, mkfs[0])
+	image := dir + ".image"
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(image, nil, 0o600), os.Truncate(image, int64(kb)<<10)); err != nil {
 		t.Fatal(err)
 	}
-	env.MustCommand(t, "mkfs.ext4", "-q", "-m", "0", "-I", "256", "-O", "^has_journal", image)
+	env.MustCommand(t, mkfs[0], append(mkfs[1:], image)...)
 	env.MustCommand(t, "mount", "-o", "loop", image, dir)
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
@@ -119,6 +137,63 @@ func TestAFullDiskReachesTheProgramAndLeavesTheTreeRight(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestAQuotaReachesTheProgramAndLeavesTheTreeRight(t *testing.T) {
+	imagetest.NeedFuse(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	quotaDisk(t, disk, 8)
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})
+	for _, flags := range [][]string{nil, {"--passthrough"}} {
+		b := env.MountAt(t, filepath.Join(disk, "limited/bundle"+strconv.Itoa(len(flags))), layout+":base", flags...)
+		before := imagetest.MustReadTree(t, b.Rootfs())
+		much := make([]byte, 64<<10)
+		f, err := os.Create(filepath.Join(b.Rootfs(), "a/new"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		written := 0
+		for err == nil && written < 64<<20 {
+			var n int
+			n, err = f.Write(much)
+			written += n
+		}
+		if !errors.Is(err, unix.EDQUOT) {
+			t.Errorf("%v: %d bytes where 8 MB are allowed: %v", flags, written, err)
+		}
+		large := filepath.Join(b.Rootfs(), "a/deep/large")
+		if err := appendByte(large); !errors.Is(err, unix.EDQUOT) {
+			t.Errorf("%v: copy-up beyond the quota: %v", flags, err)
+		}
+		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+			t.Errorf("%v: remove beyond the quota: %v", flags, err)
+		}
+		if left := debris(t, b.Path); len(left) > 0 {
+			t.Errorf("%v: left in work/: %v", flags, left)
+		}
+		imagetest.SameTree(t, "the tree at its quota", before, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{
+			IgnoreTime: func(p string) bool { return p == "a" },
+		})
+		unix.Sync() // what was removed counts until it is committed
+		if err := appendByte(large); err != nil {
+			t.Errorf("%v: below the quota again: %v", flags, err)
+		}
+		b.Umount(t)
+		if err := os.RemoveAll(b.Path); err != nil {
+			t.Fatal(err)
+		}
+		unix.Sync()
+	}
+}
+
+// appendByte makes a file a byte longer.
+func appendByte(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte("x"))
+	return errors.Join(err, f.Close())
 }
 
 func TestARepackOntoAFullDiskLeavesTheLayoutAsItWas(t *testing.T) {
