@@ -34,7 +34,7 @@ bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build docs test test-race test-race-core images e2e test-posix crash stress soak demo install bench-images bench bench-quick bench-go fuzz lint clean
+.PHONY: help build docs test test-race test-race-short images e2e test-posix crash stress soak demo install bench-images bench bench-quick bench-go fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,12 +55,11 @@ docs: build ## write man pages and completions to build/
 test: ## run the tests (as root for all of them; the rest skip with a reason); none from the cache: many run the program
 	$(GO) test -count=1 $(GOTESTFLAGS) ./...
 
-test-race: ## run the tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race -count=1 $(GOTESTFLAGS) ./...
+test-race: ## run the tests under the race detector, whose processes need not wait a second at their end
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -count=1 $(GOTESTFLAGS) ./...
 
-test-race-core: ## the same in two minutes: where many goroutines meet
-	CGO_ENABLED=1 $(GO) test -race -count=1 ./cas ./overlay ./fusefs ./internal/...
-	CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Cache|Once|Concurrent|Damage' ./layer
+test-race-short: ## the same with fewer rounds of what is random (-short)
+	$(MAKE) test-race GOTESTFLAGS='-short $(GOTESTFLAGS)'
 
 images: build ## make the real images of the end-to-end tests (root, needs a Debian mirror)
 	tests/images/mkall.sh $(IMAGES)

@@ -95,6 +95,9 @@ func TestADamagedIndexNeverGivesWrongData(t *testing.T) {
 			if i > resume+500 && i%97 != 0 {
 				continue // windows: each byte is under the same sum
 			}
+			if testing.Short() && i%8 != 0 {
+				continue
+			}
 			b := flipped(in.raw, i)
 			ix, err := decodeBlobIndex(b)
 			if i < resume && err == nil {

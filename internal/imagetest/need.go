@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // RequireAll is the variable that makes a missing need a failure in place of a
@@ -65,6 +66,14 @@ func NeedFilesystem(t testing.TB, name string) {
 	if !slices.Contains(strings.Fields(string(list)), name) {
 		lack(t, "needs a kernel with "+name)
 	}
+}
+
+// Fewer is n, or an eighth of it with -short: how often what is tried again and again is.
+func Fewer[T int | time.Duration](n T) T {
+	if testing.Short() {
+		return max(1, n/8)
+	}
+	return n
 }
 
 func lack(t testing.TB, why string) {

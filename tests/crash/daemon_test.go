@@ -174,7 +174,7 @@ func surviveRounds(t *testing.T, plain bool, flags ...string) {
 		imagetest.NeedTools(t, "fusermount3")
 	}
 	w := newWorld(t, baseLayers, plain, flags...)
-	for i := range *rounds {
+	for i := range imagetest.Fewer(*rounds) {
 		if i%10 == 9 { // a tree that has grown strange makes place for a new one
 			w.um("umount")
 			w = newWorld(t, baseLayers, plain, flags...)

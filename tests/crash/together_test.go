@@ -229,7 +229,7 @@ func TestADiskIsFreeAsSoonAsItsBundleIsUnmounted(t *testing.T) {
 		if err := unix.Unmount(disk, 0); err != nil {
 			t.Fatal(err)
 		}
-		env.MustCommand(t, "mount", "-o", "loop", disk+".ext4", disk)
+		env.MustCommand(t, "mount", "-o", "loop", disk+".image", disk)
 		b.Remount(t)
 	}
 	b.Umount(t)

@@ -37,6 +37,6 @@ func TestMain(m *testing.M) {
 }
 
 // share is the part of the total time that is n of 60 seconds.
-func share(n int) time.Duration { return *total * time.Duration(n) / 60 }
+func share(n int) time.Duration { return imagetest.Fewer(*total) * time.Duration(n) / 60 }
 
 func source(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)) }
