@@ -18,7 +18,6 @@ type row struct {
 	most       float64  // the most that ours may be, in seconds (or unit); 0: none
 	unit       string   // "": seconds
 	full       bool     // not with -quick
-	big        bool     // some contender copies the image: swept after the row
 	// begin prepares a contender; each call of the trial is one measurement.
 	begin func(b *bench, who string) (trial, func() error, error)
 }
@@ -105,6 +104,11 @@ func (b *bench) measure(ctx context.Context) []result {
 
 func (b *bench) measureRow(r row) result {
 	res := result{Name: r.name, Unit: r.unit, Peer: r.peer, Limit: r.limit, Most: r.most, Values: map[string][]float64{}, Errors: map[string]string{}}
+	sweep := func(keep int) {
+		if err := b.sweep(keep); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
+		}
+	}
 	trials := map[string]trial{}
 	var ends []func() error
 	for _, who := range r.contenders {
@@ -122,6 +126,7 @@ func (b *bench) measureRow(r row) result {
 			ends = append(ends, end)
 		}
 	}
+	begun := len(b.disks)
 	for n := range b.runs {
 		// In turn, each first once: what disturbs one disturbs all.
 		turn := n % len(r.contenders)
@@ -130,6 +135,7 @@ func (b *bench) measureRow(r row) result {
 				continue
 			}
 			v, err := trials[who]()
+			sweep(begun)
 			if err != nil {
 				res.Errors[who] = err.Error()
 				delete(trials, who)
@@ -144,11 +150,7 @@ func (b *bench) measureRow(r row) result {
 			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
 		}
 	}
-	if r.big {
-		if err := b.sweep(); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
-		}
-	}
+	sweep(0)
 	return res
 }
 
@@ -185,6 +187,11 @@ func in(name, script string, cold bool, contenders ...string) row {
 
 // anew is a row whose contenders change their view, and have a new one each time.
 func anew(name, script string, contenders ...string) row {
+	return anewAfter("", name, script, contenders...)
+}
+
+// anewAfter is anew with something to be done before, which is not measured.
+func anewAfter(before, name, script string, contenders ...string) row {
 	return row{name: name, contenders: contenders, begin: func(b *bench, who string) (trial, func() error, error) {
 		return func() (seconds float64, err error) {
 			v, err := b.mount(who, b.tag())
@@ -193,7 +200,7 @@ func anew(name, script string, contenders ...string) row {
 			}
 			defer func() { err = errors.Join(err, v.end()) }()
 			// The names are known: a mount of a moment ago has yet to hear of them.
-			if err := sh(v.root+".log", b.as(who), `cd "$0"; find . -ls >/dev/null`, v.root); err != nil {
+			if err := sh(v.root+".log", b.as(who), `cd "$0"; find . -ls >/dev/null; `+before, v.root); err != nil {
 				return 0, err
 			}
 			if err := settle(false); err != nil {
@@ -215,12 +222,6 @@ func (b *bench) as(who string) string {
 // notQuick leaves the row out of -quick.
 func (r row) notQuick() row {
 	r.full = true
-	return r
-}
-
-// copies says that a contender copies much of the image in a trial.
-func (r row) copies() row {
-	r.big = true
 	return r
 }
 

@@ -40,6 +40,15 @@ lib.a: \$(OBJ)
 	ar rcs \$@ \$^" >Makefile; make -s -j2'`
 	gitWork = `chroot . /bin/sh -ec 'export HOME=/root GIT_CONFIG_COUNT=2 GIT_CONFIG_KEY_0=user.name GIT_CONFIG_VALUE_0=t GIT_CONFIG_KEY_1=user.email GIT_CONFIG_VALUE_1=t
 		mkdir /repo; cp -r /usr/share/perl /repo/perl; cd /repo; git init -q .; git add .; git commit -qm one; git clone -q --no-hardlinks /repo /repo2'`
+
+	// makeDeb and makeNpm make packages of what the image has; no network is asked.
+	makeDeb = `chroot . /bin/sh -ec 'mkdir -p /tmp/deb/DEBIAN /tmp/deb/opt; cp -r /usr/share/perl /tmp/deb/opt/perl
+		printf "Package: bench\nVersion: 1\nArchitecture: all\nMaintainer: bench <bench@localhost>\nDescription: bench\n" >/tmp/deb/DEBIAN/control
+		dpkg-deb --build /tmp/deb /tmp/bench.deb; rm -r /tmp/deb'`
+	installDeb = `chroot . apt-get install -y /tmp/bench.deb`
+	makeNpm    = `chroot . /bin/sh -ec 'mkdir -p /tmp/npm/package; cp -r /usr/share/perl /tmp/npm/package/perl
+		printf "{\"name\": \"bench\", \"version\": \"1.0.0\"}" >/tmp/npm/package/package.json; tar -C /tmp/npm -czf /tmp/bench.tgz package; rm -r /tmp/npm'`
+	installNpm = `chroot . /bin/sh -ec 'mkdir /app; cd /app; npm install --offline --no-audit --no-fund --cache /tmp/cache /tmp/bench.tgz'`
 )
 
 // both are who can show an image as root; ours in both of its ways with files.
@@ -63,12 +72,17 @@ func rows() []row {
 		in("tar of the tree, caches dropped", tarAll, true, both...).against(overlay, 1).notQuick(),
 		in("grep -r, caches dropped", grepAll, true, both...).against(overlay, 1).notQuick(),
 
-		start("python3 -c pass"), start("gcc --version"),
+		start("python3 -c pass"), start("gcc --version"), start("node -e 0"),
 
 		anew("make -j2 of 80 C files", compile, both...).against(overlay, 1.25).notQuick(),
 		anew("git add, commit and clone", gitWork, both...).against(overlay, 1.25).notQuick(),
+		anewAfter(makeDeb, "apt-get install of 1,200 files", installDeb, both...).against(overlay, 1.25).notQuick(),
+		anewAfter(makeNpm, "npm install of 1,200 files", installNpm, both...).against(overlay, 1.25).notQuick(),
 		anew("create, stat, rename, remove 10 k files", small, both...).against(overlay, 2),
 		anew("rm -rf of /usr/share", `rm -rf usr/share`, both...).against(overlay, 0).notQuick(),
+		anew("chmod -R of /usr", `chmod -R g+w usr`, both...).against(overlay, 1).notQuick(),
+		anew("chown -R of /usr", `chown -R 1:1 usr`, both...).against(overlay, 1).notQuick(),
+		anew("mv of /usr/share", `mv usr/share moved`, both...).against(overlay, 1).notQuick(),
 		anew("write and read 512 MB in sequence", sequential, both...).against(overlay, 1.1).notQuick(),
 		anew("write and read 4 KiB at random, 80 k times", random, both...).against(overlay, 1.1).notQuick(),
 	}
@@ -77,16 +91,11 @@ func rows() []row {
 		in("tar of the tree, everything cached, plain user", tarAll, false, userOurs, userOther),
 		in("find -ls, caches dropped, plain user", findAll, true, userOurs, userOther),
 		anew("create, stat, rename, remove 10 k files, plain user", small, userOurs, userOther),
+		anew("chmod -R of /usr, plain user", `chmod -R g+w usr`, userOurs, userOther),
 		anew("write and read 512 MB in sequence, plain user", sequential, userOurs, userOther),
 	} {
 		list = append(list, r.against(userOther, 0.2).notQuick())
 	}
-	list = append(list, // what is removed after these makes later creations slow
-		anew("chmod -R of /usr", `chmod -R g+w usr`, both...).against(overlay, 1).notQuick().copies(),
-		anew("chown -R of /usr", `chown -R 1:1 usr`, both...).against(overlay, 1).notQuick().copies(),
-		anew("mv of /usr/share", `mv usr/share moved`, both...).against(overlay, 1).notQuick().copies(),
-		anew("chmod -R of /usr, plain user", `chmod -R g+w usr`, userOurs, userOther).against(userOther, 0.2).notQuick().copies(),
-	)
 	return append(list, memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll),
 		cacheSize("index of the layers on disk, of the compressed layers", 2, ".idx", ".toc"),
 		cacheSize("merged tree on disk, of the compressed layers", 2, ".tree"))
