@@ -25,6 +25,10 @@ type IndexOptions struct {
 	// SpanCacheBytes bounds the memory for decoded spans that the image's layers
 	// share.
 	SpanCacheBytes int64
+	// KeepBytes bounds the disk space that decoded spans of all images of the cache
+	// take, so that they need not be decoded again when the kernel forgets them; 0:
+	// none are kept.
+	KeepBytes int64
 	// Workers is how many layers are indexed at a time; 0: GOMAXPROCS.
 	Workers int
 	// KeepDirlinks keeps a symlink that leads to a directory where a layer has a
@@ -44,11 +48,12 @@ func (o *IndexOptions) workers() int {
 //	blobs/<algorithm>/<hex>.idx   random access to a stored blob, by its digest
 //	blobs/<algorithm>/<hex>.side  its content in another compression, where the own one allows no random access
 //	blobs/<algorithm>/<hex>.toc   what its tar stream holds (docs/toc-format.md)
+//	blobs/<algorithm>/<hex>.spans parts of its content, decoded (keptspans.go)
 //	trees/<key>.tree              the merged tree of a list of layers (docs/tree-format.md)
 //	locks/<name>                  held while one of these is made
 //
-// Files appear whole or not at all, are never changed, and may be deleted at any
-// time: they are made again. Only regular files that the caller or root owns are
+// Files appear whole or not at all, are never changed (but .spans, which grow), and may
+// be deleted at any time: they are made again. Only regular files that the caller or root owns are
 // read. Several processes may use one directory at a time; one makes what
 // another waits for. A Cache is safe for concurrent use.
 type Cache struct {
@@ -129,6 +134,7 @@ const makeTries = 10
 func (c *Cache) image(tree *Tree, layers []Source, held *heldSources, opt IndexOptions) *Image {
 	im := &Image{Tree: tree, held: c.hold(held)}
 	spans := newSpanCache(opt.SpanCacheBytes)
+	spans.disk = c.newSpanDisk(opt.KeepBytes)
 	blobs := make(map[blobID]*lazyBlob, len(held.layers))
 	for _, h := range held.layers {
 		blobs[idOf(h.src)] = &lazyBlob{

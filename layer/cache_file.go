@@ -70,6 +70,7 @@ type tempFile struct {
 	c    *Cache
 	name string // what it is to become
 	f    *os.File
+	mode fs.FileMode
 }
 
 const tempSuffix = ".tmp"
@@ -88,12 +89,12 @@ func (c *Cache) create(name string) (*tempFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make cache file: %w", err)
 	}
-	return &tempFile{c, name, f}, nil
+	return &tempFile{c, name, f, 0o444}, nil
 }
 
 // publish gives the file its name, whole and on disk.
 func (t *tempFile) publish() error {
-	err := t.f.Chmod(0o444) // whatever the umask
+	err := t.f.Chmod(t.mode) // whatever the umask
 	if err == nil {
 		err = t.f.Sync()
 	}

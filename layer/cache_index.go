@@ -24,6 +24,7 @@ func blobPath(d digest.Digest, ext string) string {
 func indexPath(d digest.Digest) string { return blobPath(d, ".idx") }
 func tocPath(d digest.Digest) string   { return blobPath(d, ".toc") }
 func sidePath(d digest.Digest) string  { return blobPath(d, ".side") }
+func keptPath(d digest.Digest) string  { return blobPath(d, keptExt) }
 
 // layerKey stands in a table of contents for the layer that was found to have
 // both digests. An image that claims another diffID for the blob does not get

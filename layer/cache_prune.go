@@ -31,7 +31,7 @@ type CacheEntry struct {
 	Kind EntryKind `json:"kind"`
 	// Name is a layer's digest, a tree's name (TreeName), or a file's path.
 	Name  string    `json:"name"`
-	Bytes int64     `json:"bytes"` // apparent sizes of its files
+	Bytes int64     `json:"bytes"` // that its files take
 	Used  time.Time `json:"used"`  // last, to the hour
 	InUse bool      `json:"in_use"`
 
@@ -82,7 +82,7 @@ func (c *Cache) Entries() ([]CacheEntry, error) {
 }
 
 func fileRank(name string) int {
-	return slices.Index([]string{".idx", ".toc", ".side"}, path.Ext(name))
+	return slices.Index([]string{".idx", ".toc", ".side", keptExt}, path.Ext(name))
 }
 
 // add puts a file to the entry that it belongs to.
@@ -94,7 +94,7 @@ func add(found map[string]*CacheEntry, name string, fi fs.FileInfo) {
 		found[string(kind)+id] = e
 	}
 	e.files = append(e.files, name)
-	e.Bytes += fi.Size()
+	e.Bytes += onDisk(fi)
 	if t := lastUsed(fi); t.After(e.Used) {
 		e.Used = t
 	}
@@ -107,7 +107,7 @@ func entryOf(name string) (EntryKind, string) {
 	base := strings.TrimSuffix(path.Base(name), ext)
 	dir := path.Dir(name)
 	switch ext {
-	case ".idx", ".toc", ".side":
+	case ".idx", ".toc", ".side", keptExt:
 		d := digest.NewDigestFromEncoded(digest.Algorithm(path.Base(dir)), base)
 		if path.Dir(dir) == "blobs" && d.Validate() == nil {
 			return EntryLayer, d.String()

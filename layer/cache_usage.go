@@ -11,7 +11,7 @@ import (
 type Usage struct {
 	Blobs int   // layers with an index or a table of contents
 	Trees int   // merged trees
-	Bytes int64 // apparent sizes of all files
+	Bytes int64 // that all files take
 }
 
 // Usage counts what the cache holds. Files that come and go meanwhile may or may
@@ -40,9 +40,9 @@ func (u *Usage) add(blobs map[string]bool, name string, d fs.DirEntry) error {
 	if err != nil {
 		return err
 	}
-	u.Bytes += fi.Size()
+	u.Bytes += onDisk(fi)
 	switch ext := path.Ext(name); ext {
-	case ".idx", ".side", ".toc":
+	case ".idx", ".side", ".toc", keptExt:
 		blobs[name[:len(name)-len(ext)]] = true
 	case ".tree":
 		u.Trees++

@@ -110,14 +110,7 @@ func (b *spanBlob) resumeGzip(e *spanEntry, r *gzipReader) error {
 	} else if s.size > 0 && crc32.Checksum(state, castagnoli) != s.crc {
 		return fmt.Errorf("blob index, resume point %d: %w", e.index, ErrChecksum)
 	}
-	if e.buf == nil {
-		head := 0
-		if s.size > 0 {
-			head = inflate.WindowSize
-		}
-		b.cache.alloc(e, head+e.size+inflate.OutSlack)
-		e.head = head
-	}
+	b.allocate(e)
 	if err := r.seek(&b.file, bit>>3); err != nil {
 		return err
 	}

@@ -1,12 +1,15 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"github.com/umoci-mount/umoci-mount/layer/inflate"
 )
 
 var _ Blob = (*spanBlob)(nil)
@@ -22,13 +25,14 @@ type spanBlob struct {
 	file  checkedFile
 	cache *spanCache
 	slots []atomic.Pointer[spanEntry] // by span; the entry of one that is cached
+	kept  *keptSpans                  // nil: nothing is kept on disk
 
 	// extend decodes e until want bytes are done, or more.
 	//
 	// Preconditions: e.mu is held, done < want ≤ e.size.
 	extend func(b *spanBlob, e *spanEntry, want int) error
 
-	ahead  sync.WaitGroup // spans being decoded ahead of their readers
+	ahead  sync.WaitGroup // spans being decoded ahead of their readers, or written
 	closed atomic.Bool
 }
 
@@ -58,6 +62,7 @@ func openBlob(f *os.File, src Source, ix *blobIndex, cache *spanCache) (_ Blob, 
 		return newRawBlob(file, src), nil
 	}
 	b := &spanBlob{ix: ix, src: src, file: file, cache: cache, slots: make([]atomic.Pointer[spanEntry], ix.numSpans())}
+	b.kept = cache.disk.keptOf(src, ix)
 	b.extend = (*spanBlob).extendZstd
 	if ix.kind == blobGzip {
 		b.extend = (*spanBlob).extendGzip
@@ -76,7 +81,7 @@ func (b *spanBlob) Close() error {
 	b.closed.Store(true)
 	b.ahead.Wait()
 	b.cache.forget(b)
-	return b.file.f.Close()
+	return errors.Join(b.kept.close(), b.file.f.Close())
 }
 
 // ReadAt decodes what is not cached. Spans that are cached cost neither a lock nor
@@ -133,8 +138,66 @@ func (b *spanBlob) decode(e *spanEntry, want int) (err error) {
 	if int(e.done.Load()) >= want {
 		return nil
 	}
+	if e.done.Load() == 0 && b.readKept(e) {
+		return nil
+	}
 	want = min((want+extendStep-1)/extendStep*extendStep, e.size)
-	return b.extend(b, e, want)
+	if err := b.extend(b, e, want); err != nil {
+		return err
+	}
+	if int(e.done.Load()) == e.size {
+		b.keep(e)
+	}
+	return nil
+}
+
+// readKept takes e from the disk, if it is there. Preconditions: as extend.
+func (b *spanBlob) readKept(e *spanEntry) bool {
+	var row keptRow
+	if !b.kept.has(e.index, e.size, &row) {
+		return false
+	}
+	b.allocate(e)
+	if !b.kept.read(&row, e.alignedBuf(), e.index, e.out, e.size) {
+		return false
+	}
+	e.done.Store(int64(e.size))
+	return true
+}
+
+// keep writes e, which is decoded, to the disk on another goroutine, if one is free.
+func (b *spanBlob) keep(e *spanEntry) {
+	if !b.kept.wanted() || b.closed.Load() {
+		return
+	}
+	select {
+	case b.kept.disk.writers <- struct{}{}:
+	default:
+		return
+	}
+	e.refs.Add(1) // it is in use: see decode
+	b.ahead.Go(func() {
+		defer func() { <-b.kept.disk.writers }()
+		defer e.release()
+		b.kept.write(e.alignedBuf(), e.index, e.out, e.size)
+	})
+}
+
+// allocate gives e its memory, if it has none yet: with room for the window that
+// decoding begins with, where there is one.
+func (b *spanBlob) allocate(e *spanEntry) {
+	if e.buf != nil {
+		return
+	}
+	head, slack := 0, 0
+	if b.ix.kind == blobGzip {
+		slack = inflate.OutSlack
+		if b.ix.span(e.index).size > 0 {
+			head = inflate.WindowSize
+		}
+	}
+	b.cache.alloc(e, head+e.size+slack)
+	e.head = head
 }
 
 // readAhead decodes the span behind e on another goroutine, if one is free: e is

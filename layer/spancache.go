@@ -13,6 +13,7 @@ import (
 type spanCache struct {
 	maxBytes int64
 	ahead    chan struct{} // one token a span being decoded ahead of its reader
+	disk     *spanDisk     // nil: nothing is kept on disk
 
 	mu    sync.Mutex // leaf
 	bytes int64      // protected by mu: of the buffers in ring and free
@@ -90,6 +91,11 @@ func (e *spanEntry) addRef() bool {
 		}
 	}
 }
+
+// alignedBuf is the span's memory and what is behind it up to a multiple of keptAlign.
+// Memory of that size lies at a multiple of a page, a window is four, and buffers are
+// larger than that by bufferStep's grain.
+func (e *spanEntry) alignedBuf() []byte { return e.buf[e.head:][:aligned(int64(e.size))] }
 
 // release ends a use.
 func (e *spanEntry) release() { e.refs.Add(-1) }

@@ -32,9 +32,7 @@ func (b *spanBlob) extendZstd(e *spanEntry, _ int) error {
 	if err := b.file.readBlocks(stored, first); err != nil {
 		return err
 	}
-	if e.buf == nil {
-		b.cache.alloc(e, e.size)
-	}
+	b.allocate(e)
 	plain, err := dec.DecodeAll(stored[at-first:end-first], e.buf[:0:len(e.buf)])
 	if err != nil {
 		return fmt.Errorf("decode zstd: %w", err)

@@ -14,7 +14,7 @@ import (
 
 // mountOnly are the flags that say something of a mount alone.
 var mountOnly = []string{
-	"ids", "squash", "mtree", "fresh", "foreground", "read-only", "allow-other", "passthrough", "idle-sleep", "volatile", "span-cache",
+	"ids", "squash", "mtree", "fresh", "foreground", "read-only", "allow-other", "passthrough", "idle-sleep", "volatile", "span-cache", "disk-cache",
 }
 
 // runExtract is `unpack --extract`.

@@ -38,6 +38,7 @@ type mountOptions struct {
 	raw          bool // no bundle: the argument is the root file system
 	cacheDir     string
 	spanCache    int64
+	diskCache    int64
 }
 
 // Where they are "1", extractEnv has unpack extract, and mtreeEnv write the manifest.
@@ -99,11 +100,15 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 	f.Int64Var(&o.spanCache, "span-cache", 32, "memory for decoded file content, in `MiB`")
+	f.Int64Var(&o.diskCache, "disk-cache", 1024, "disk space for the same, of all mounts with one cache, in `MiB`; 0: none")
 }
 
 func (o *mountOptions) validate() error {
 	if o.spanCache < 1 || o.spanCache > 1<<20 {
 		return usageError{fmt.Errorf("--span-cache %d: want 1 to %d MiB", o.spanCache, 1<<20)}
+	}
+	if o.diskCache < 0 || o.diskCache > 1<<30 {
+		return usageError{fmt.Errorf("--disk-cache %d: want 0 to %d MiB", o.diskCache, 1<<30)}
 	}
 	if o.ids != "" && len(o.uidMap)+len(o.gidMap) > 0 {
 		return usageError{errors.New("--ids and id maps: want one of them")}
@@ -133,7 +138,7 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 		Rootless: o.rootless || bundle.PlainUser(),
 		State: bundle.StateOptions{
 			KeepDirlinks: o.keepDirlinks, ReadOnly: o.readOnly, AllowOther: o.allowOther,
-			Passthrough: o.passthrough, IdleSleep: o.idleSleep, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20,
+			Passthrough: o.passthrough, IdleSleep: o.idleSleep, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20, DiskCache: o.diskCache << 20,
 		},
 	}
 	if o.image != "" {

@@ -250,7 +250,7 @@ func newCache(dir string, log *slog.Logger) (*openCache, error) {
 func (c *openCache) close() error { return c.root.Close() }
 
 func indexOptions(o *StateOptions, progress layer.Progress) layer.IndexOptions {
-	return layer.IndexOptions{Progress: progress, SpanCacheBytes: o.SpanCache, KeepDirlinks: o.KeepDirlinks}
+	return layer.IndexOptions{Progress: progress, SpanCacheBytes: o.SpanCache, KeepBytes: o.DiskCache, KeepDirlinks: o.KeepDirlinks}
 }
 
 // prepare indexes the layers and writes the bundle.

@@ -70,7 +70,8 @@ type StateOptions struct {
 	Squash       bool              `json:"squash,omitempty"` // ids that the maps leave out are shown as the root's
 	UIDMap       []overlay.IDRange `json:"uid_map,omitempty"`
 	GIDMap       []overlay.IDRange `json:"gid_map,omitempty"`
-	SpanCache    int64             `json:"span_cache,omitempty"` // bytes
+	SpanCache    int64             `json:"span_cache,omitempty"` // bytes of memory for decoded content
+	DiskCache    int64             `json:"disk_cache,omitempty"` // bytes of disk for the same
 }
 
 // umociMeta is umoci.json, version 2.

@@ -2,11 +2,14 @@ package imagecmds
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/internal/imagetest"
 )
@@ -91,4 +94,44 @@ func TestALiveMountKeepsItsPartOfTheCache(t *testing.T) {
 	}
 	b.Remount(t, "--cache-dir", cache)
 	b.Umount(t)
+}
+
+func TestDecodedContentIsKeptForTheNextMount(t *testing.T) {
+	imagetest.NeedFuse(t)
+	cache := filepath.Join(t.TempDir(), "cache")
+	// One span: of several some are left out, where no writer is free.
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "t", Layers: []imagetest.Layer{{Text: "file large 0644 @90000"}}})
+	read := func(flags ...string) ([]byte, error) {
+		b := env.Mount(t, layout+":t", append(flags, "--cache-dir", cache)...)
+		defer b.Umount(t)
+		return os.ReadFile(filepath.Join(b.Rootfs(), "large"))
+	}
+	kept := func() []string {
+		names, err := filepath.Glob(filepath.Join(cache, "blobs/*/*.spans"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	want, err := read("--disk-cache=0")
+	if err != nil || len(want) != 90000 || len(kept()) > 0 {
+		t.Fatalf("without: %d bytes, %v; kept: %v", len(want), err, kept())
+	}
+	if _, err := read(); err != nil || len(kept()) != 1 {
+		t.Fatalf("%v; kept: %v", err, kept())
+	}
+	if fi, err := os.Stat(kept()[0]); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("%v, %v: others can read it", fi.Mode(), err)
+	}
+	_, manifest, _ := imagetest.Manifest(t, layout, "t")
+	d := manifest.Layers[0]
+	if err := os.WriteFile(imagetest.BlobPath(layout, d.Digest), make([]byte, d.Size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("from the disk: %d bytes, %v", len(got), err)
+	}
+	if _, err := read("--disk-cache=0"); !errors.Is(err, unix.EIO) {
+		t.Errorf("of a spoilt layer without what was kept: %v", err)
+	}
 }
