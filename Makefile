@@ -96,10 +96,10 @@ bench-images: images ## make the images of the measurements too (root, needs a D
 	tests/images/mklarge.sh $(IMAGES)/images
 
 bench: build bench-images ## measure beside umoci, overlayfs, fuse-overlayfs and igzip; ROWS=REGEXP, BENCHUSER, BENCHIMAGE, BENCHRUNS (root)
-	$(GO) run ./internal/bench -bin $(BIN) -images $(IMAGES)/images -table docs/benchmarks.md -rows '$(ROWS)' -user '$(BENCHUSER)' -image $(BENCHIMAGE) -runs $(BENCHRUNS)
+	$(GO) run ./internal/bench -bin $(BIN) -images $(IMAGES)/images -table docs/benchmarks.md -rows '$(value ROWS)' -user '$(BENCHUSER)' -image $(BENCHIMAGE) -runs $(BENCHRUNS)
 
 bench-quick: build images ## the same on the small image, in two minutes (root)
-	$(GO) run ./internal/bench -quick -bin $(BIN) -images $(IMAGES)/images -rows '$(ROWS)'
+	$(GO) run ./internal/bench -quick -bin $(BIN) -images $(IMAGES)/images -rows '$(value ROWS)'
 
 bench-go: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...

@@ -191,9 +191,10 @@ func BenchmarkMountedRequest(b *testing.B) {
 			opt := rootOptions(false)
 			opt.Sleepy = asleep
 			m := mount(b, opt)
+			name := m.path("hello")
 			var value [8]byte
 			for b.Loop() {
-				if _, err := unix.Getxattr(m.path("hello"), "user.nothing", value[:]); !errors.Is(err, unix.ENODATA) {
+				if _, err := unix.Getxattr(name, "user.nothing", value[:]); !errors.Is(err, unix.ENODATA) {
 					b.Fatal(err)
 				}
 			}

@@ -32,8 +32,13 @@ func trusted(fi fs.FileInfo) bool {
 
 // open opens a file of the cache for reading, if it can be trusted.
 func (c *Cache) open(name string) (*os.File, fs.FileInfo, error) {
+	return c.openFor(name, os.O_RDONLY)
+}
+
+// openFor is open for other uses than reading.
+func (c *Cache) openFor(name string, flags int) (*os.File, fs.FileInfo, error) {
 	// O_NONBLOCK: a fifo put there must not stop us.
-	f, err := c.dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := c.dir.OpenFile(name, flags|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,10 +56,9 @@ type spanDisk struct {
 	max     int64         // bytes, of all images of the cache
 	writers chan struct{} // one token a span being written
 
-	mu      sync.Mutex // held while room is made
-	counted bool       // protected by mu: left is known
-	left    int64      // protected by mu
-	full    atomic.Bool
+	mu   sync.Mutex // held while room is made
+	left int64      // protected by mu: 0 before it was counted
+	full atomic.Bool
 }
 
 func (c *Cache) newSpanDisk(maxBytes int64) *spanDisk {
@@ -124,18 +124,11 @@ func (k *keptSpans) stop(err error) {
 
 // open opens the file, if it is there and of the same index.
 func (k *keptSpans) open() error {
-	c := k.disk.cache
-	f, err := c.dir.OpenFile(k.name, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	f, fi, err := k.disk.cache.openFor(k.name, os.O_RDWR)
 	if err != nil {
 		return err
 	}
-	fi, err := f.Stat()
-	if err == nil && !trusted(fi) {
-		err = &os.PathError{Op: "open", Path: f.Name(), Err: errUntrusted}
-	}
-	if err == nil {
-		err = share(f)
-	}
+	err = share(f)
 	var header [keptHeaderSize]byte
 	if err == nil {
 		_, err = f.ReadAt(header[:], 0)
@@ -146,17 +139,8 @@ func (k *keptSpans) open() error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	used(f, fi)
-	direct, err := c.dir.OpenFile(k.name, os.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW, 0)
-	if err == nil {
-		var same fs.FileInfo
-		if same, err = direct.Stat(); err == nil && !os.SameFile(fi, same) {
-			err = fs.ErrNotExist // replaced meanwhile
-		}
-		if err != nil {
-			return errors.Join(err, direct.Close(), f.Close())
-		}
-	} else {
+	direct, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
 		direct = f // not on every file system
 	}
 	k.file.Store(&keptFile{f, direct})
@@ -267,17 +251,13 @@ func (k *keptSpans) close() error {
 // take takes room for n bytes; false: there is none. Other processes that keep spans at
 // the same time count for themselves, so that the bound can be passed until they end.
 func (d *spanDisk) take(n int64) bool {
-	if d.full.Load() {
-		return false
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.counted || d.left < n {
+	if d.left < n {
 		if err := d.makeRoom(n); err != nil {
 			d.cache.log.Info("decoded content is not kept", "reason", err)
 			d.left = 0
 		}
-		d.counted = true
 	}
 	if d.left < n {
 		d.full.Store(true)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ type report struct {
 }
 
 // keepOthers takes the rows that were not measured from the last report, where that is of
-// the same machine and program, in the order of the last.
+// the same machine and program.
 func (rep *report) keepOthers(dir string) error {
 	data, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))
 	if os.IsNotExist(err) {
@@ -48,6 +49,9 @@ func (rep *report) keepOthers(dir string) error {
 			last.Rows[i] = r
 		}
 	}
+	order := rows()
+	place := func(r result) int { return slices.IndexFunc(order, func(o row) bool { return o.name == r.Name }) }
+	slices.SortStableFunc(last.Rows, func(a, b result) int { return cmp.Compare(place(a), place(b)) })
 	rep.Rows = last.Rows
 	return nil
 }

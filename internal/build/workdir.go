@@ -17,9 +17,9 @@ import (
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 )
 
-// workdir is where one build has its mounts and containers:
+// workdir is where one build has its mounts and containers, locked (flock(2)) for the
+// build's life:
 //
-//	lock        flock(2): held for the build's life
 //	kept        there: --keep-failed left a mount here
 //	targets/    a bundle for each target that needs one
 //	state/      of OCI runtimes, by their names
@@ -30,7 +30,6 @@ type workdir struct {
 }
 
 const (
-	lockName    = "lock"
 	keptName    = "kept"
 	targetsName = "targets"
 	stateName   = "state"
@@ -70,9 +69,10 @@ func newWorkdir(ctx context.Context, base string, log *slog.Logger) (_ *workdir,
 	return w, nil
 }
 
-// lockDir locks a work directory; nil without an error: somebody has.
+// lockDir locks a work directory; nil without an error: somebody has. The lock is the
+// directory's own: a file in it would be made anew while its build removes it.
 func lockDir(path string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
