@@ -1,10 +1,12 @@
 package fusefs
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/overlay"
@@ -74,6 +76,20 @@ func (a *actors) find(tid int) (overlay.Owner, bool) {
 		}
 	}
 	return overlay.Owner{}, false
+}
+
+// keepsSgid is whether who asks for a change may keep a file's sgid bit where no group
+// runs it (in_group_or_capable in the kernel). Before a write or truncate the kernel has
+// looked for the capability itself; at a change of owner it asks for KillSuidgid always.
+func keepsSgid(h *fuse.InHeader, change overlay.SetattrMask) func(gid uint32) bool {
+	return func(gid uint32) bool {
+		if h.Gid == gid {
+			return true
+		}
+		c, err := sys.ReadCredentials(int(h.Pid))
+		return err == nil && (slices.Contains(c.Groups, gid) ||
+			change&(overlay.SetUID|overlay.SetGID) != 0 && c.Effective&(1<<unix.CAP_FSETID) != 0)
+	}
 }
 
 // callerOf is who asks for an object to be created.

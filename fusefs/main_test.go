@@ -26,21 +26,35 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	before := fuseMounts()
-	code := m.Run()
-	if left := fuseMounts() - before; left > 0 {
-		fmt.Fprintf(os.Stderr, "%d mounts are left over\n", left)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(runTests(m))
 }
 
-func fuseMounts() int {
-	data, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return 0
+// runTests keeps all temporary directories in one, where no mount may be left: those
+// elsewhere are of other packages, whose tests run at the same time.
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "fusefs-test-")
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), os.Setenv("TMPDIR", dir))
 	}
-	return strings.Count(string(data), " fuse."+subtype+" ")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if left := strings.Count(string(mounts), " "+dir+"/"); left > 0 {
+		fmt.Fprintf(os.Stderr, "%d mounts are left over below %s\n", left, dir)
+		return 1
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // serverConfig is what the server process is told.

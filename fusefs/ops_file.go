@@ -80,7 +80,7 @@ func (o *ops) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		return o.status(opOpen, in.NodeId, err)
 	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
-		if err := o.dropPrivileges(ino); err != nil {
+		if err := o.dropPrivileges(ino, &in.InHeader); err != nil {
 			return o.status(opOpen, in.NodeId, errors.Join(err, h.Close()))
 		}
 	}
@@ -109,12 +109,14 @@ func (o *ops) closeFile(f *file) {
 // dropPrivileges takes the set-id bits from a file that one without the right to
 // keep them writes to or empties (HANDLE_KILLPRIV_V2). The kernel does not expect
 // its copy of the mode to change by that, so it is told.
-func (o *ops) dropPrivileges(ino overlay.Ino) error {
+func (o *ops) dropPrivileges(ino overlay.Ino, caller *fuse.InHeader) error {
 	a, err := o.fs.GetAttr(ino)
 	if err != nil || a.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
 		return err
 	}
-	if _, err := o.fs.SetAttr(ino, overlay.SetAttr{Valid: overlay.KillSuidgid}); err != nil {
+	set := overlay.SetAttr{Valid: overlay.KillSuidgid}
+	set.KeepSgid = keepsSgid(caller, set.Valid)
+	if _, err := o.fs.SetAttr(ino, set); err != nil {
 		return err
 	}
 	o.expireAttr(ino)
@@ -156,7 +158,7 @@ func (o *ops) write(in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	}
 	defer o.endUse(f)
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
-		if err := o.dropPrivileges(f.Ino()); err != nil {
+		if err := o.dropPrivileges(f.Ino(), &in.InHeader); err != nil {
 			return 0, o.status(opWrite, in.NodeId, err)
 		}
 	}

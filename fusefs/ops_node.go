@@ -44,7 +44,9 @@ func (o *ops) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 
 func (o *ops) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	o.stats.count(opSetAttr)
-	a, err := o.fs.SetAttr(overlay.Ino(in.NodeId), setAttrOf(in))
+	set := setAttrOf(in)
+	set.KeepSgid = keepsSgid(&in.InHeader, set.Valid)
+	a, err := o.fs.SetAttr(overlay.Ino(in.NodeId), set)
 	if err != nil {
 		return o.status(opSetAttr, in.NodeId, err)
 	}

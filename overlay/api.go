@@ -45,9 +45,9 @@ const (
 	SetMtime
 	SetAtimeNow
 	SetMtimeNow
-	// KillSuidgid drops suid, and sgid of group-executable files, and
-	// security.capability, as a write or truncate by an unprivileged caller does
-	// (FATTR_KILL_SUIDGID).
+	// KillSuidgid drops suid and security.capability, and sgid of files that their
+	// group executes or whose caller may not keep it (SetAttr.KeepSgid), as a write
+	// or truncate by an unprivileged caller does (FATTR_KILL_SUIDGID).
 	KillSuidgid
 )
 
@@ -61,6 +61,12 @@ type SetAttr struct {
 	Size     int64
 	Atime    Timespec
 	Mtime    Timespec
+
+	// KeepSgid reports whether the caller, who writes to a file or changes its owner,
+	// may keep the sgid bit that means nothing to those who run it, as no group may:
+	// who is of the file's group may, which is given in the view's ids
+	// (setattr_should_drop_sgid in the kernel). nil: the caller may.
+	KeepSgid func(gid uint32) bool
 }
 
 // Statfs is the state of the file system that holds the upper directory; all

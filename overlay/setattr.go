@@ -100,8 +100,12 @@ func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
 	if err != nil {
 		return err
 	}
+	kill, err := fs.killedBy(n, a, set)
+	if err != nil {
+		return err
+	}
 	if fs.upper.rootless {
-		return fs.overrideOwnerMode(n, a, set, uid, gid)
+		return fs.overrideOwnerMode(n, a, set, uid, gid, kill)
 	}
 	if uid >= 0 || gid >= 0 {
 		if err := fs.upper.chown(a, uid, gid); err != nil {
@@ -111,36 +115,45 @@ func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
 	if set.Valid&SetMode != 0 {
 		return fs.upper.chmod(a, set.Mode&0o7777)
 	}
-	if set.Valid&KillSuidgid != 0 && n.typ == unix.S_IFREG {
-		return fs.killSuidgid(a)
+	if kill == 0 {
+		return nil
 	}
-	return nil
-}
-
-// withoutSuidgid is a mode after an unprivileged write: no suid, and no sgid
-// where it means "run as the group" (setattr_should_drop_suidgid in the kernel).
-func withoutSuidgid(mode uint32) uint32 {
-	mode &^= unix.S_ISUID
-	if mode&unix.S_IXGRP != 0 {
-		mode &^= unix.S_ISGID
-	}
-	return mode
-}
-
-func (fs *FS) killSuidgid(a at) error {
 	var st unix.Statx_t
 	if err := fs.upper.stat(a, &st); err != nil {
 		return err
 	}
 	mode := uint32(st.Mode) & 0o7777
-	if want := withoutSuidgid(mode); want != mode {
-		return fs.upper.chmod(a, want)
+	if mode&kill != 0 {
+		return fs.upper.chmod(a, mode&^kill)
 	}
 	return nil
 }
 
-// overrideOwnerMode is setOwnerMode in a plain user's upper.
-func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error {
+// killedBy is which of the set-id bits a file loses by a change of its owner or by an
+// unprivileged write: suid, and sgid where it means "run as the group" or the caller
+// may not keep it (setattr_should_drop_suidgid in the kernel).
+func (fs *FS) killedBy(n *node, a at, set *SetAttr) (bits uint32, err error) {
+	if n.typ != unix.S_IFREG || set.Valid&(SetUID|SetGID|KillSuidgid) == 0 {
+		return 0, nil
+	}
+	var st unix.Statx_t
+	if err := fs.upper.stat(a, &st); err != nil {
+		return 0, err
+	}
+	cur, err := fs.upperAttrLocked(n, &st)
+	if err != nil {
+		return 0, err
+	}
+	bits = cur.Mode & unix.S_ISUID
+	if cur.Mode&unix.S_ISGID != 0 && (cur.Mode&unix.S_IXGRP != 0 || set.KeepSgid != nil && !set.KeepSgid(cur.GID)) {
+		bits |= unix.S_ISGID
+	}
+	return bits, nil
+}
+
+// overrideOwnerMode is setOwnerMode in a plain user's upper. The file loses the bits of
+// kill.
+func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int, kill uint32) error {
 	var st unix.Statx_t
 	if err := fs.upper.stat(a, &st); err != nil {
 		return err
@@ -161,7 +174,7 @@ func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int) error
 	case set.Valid&SetMode != 0:
 		want.mode = set.Mode & 0o7777
 	case n.typ == unix.S_IFREG && (uid >= 0 || gid >= 0 || set.Valid&KillSuidgid != 0):
-		want.mode = withoutSuidgid(want.mode)
+		want.mode &^= kill
 		if err := fs.upper.dropCapabilities(a); err != nil {
 			return err
 		}

@@ -1,13 +1,12 @@
 package notify
 
 import (
-	"bufio"
 	"encoding/binary"
-	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // chown records an owner; the ids are arguments i and i+1. As for the kernel, a file
@@ -53,21 +52,11 @@ func (c *call) mknod(o object, i int) answer {
 
 // umask is the caller's.
 func (c *call) umask() (uint32, error) {
-	f, err := os.Open("/proc/" + strconv.Itoa(c.pid()) + "/status")
+	mask, err := sys.ReadUmask(c.pid())
 	if err != nil {
 		return 0, unix.ESRCH
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if v, ok := strings.CutPrefix(lines.Text(), "Umask:"); ok {
-			mask, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32)
-			if err != nil {
-				break
-			}
-			return uint32(mask) & 0o777, nil
-		}
-	}
-	return 0, unix.ESRCH
+	return mask, nil
 }
 
 const xattrNameMax = 255 // XATTR_NAME_MAX

@@ -3,6 +3,7 @@ package sys
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,12 +20,7 @@ type Process struct {
 
 // ReadProcess describes a thread by its number (proc_pid_stat(5)). ErrNotExist, ESRCH.
 func ReadProcess(tid int) (p Process, err error) {
-	dir := "/proc/" + strconv.Itoa(tid)
-	stat, err := os.ReadFile(dir + "/stat")
-	if err != nil {
-		return p, err
-	}
-	status, err := os.ReadFile(dir + "/status")
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/stat")
 	if err != nil {
 		return p, err
 	}
@@ -42,13 +38,12 @@ func ReadProcess(tid int) (p Process, err error) {
 	if p.Stack, err = strconv.ParseUint(f[25], 10, 64); err != nil {
 		return p, err
 	}
-	for line := range strings.Lines(string(status)) {
-		if v, ok := strings.CutPrefix(line, "Tgid:"); ok {
-			p.Group, err = strconv.Atoi(strings.TrimSpace(v))
-			return p, err
-		}
+	status, err := readStatus(tid, "Tgid")
+	if err != nil {
+		return p, err
 	}
-	return p, unix.ESRCH
+	p.Group, err = strconv.Atoi(status[0])
+	return p, err
 }
 
 // Children are the processes that a process was the parent of a moment ago
@@ -71,4 +66,59 @@ func Children(pid int) []int {
 		}
 	}
 	return out
+}
+
+// Credentials are what a thread may do, beyond its own ids.
+type Credentials struct {
+	Groups    []uint32 // supplementary ones, in the ids of this process's user namespace
+	Effective uint64   // the set of capabilities, in the thread's user namespace
+}
+
+// ReadCredentials is a thread's, by its number (proc_pid_status(5)). ErrNotExist, ESRCH.
+func ReadCredentials(tid int) (c Credentials, err error) {
+	status, err := readStatus(tid, "Groups", "CapEff")
+	if err != nil {
+		return c, err
+	}
+	for g := range strings.FieldsSeq(status[0]) {
+		id, err := strconv.ParseUint(g, 10, 32)
+		if err != nil {
+			return c, err
+		}
+		c.Groups = append(c.Groups, uint32(id))
+	}
+	c.Effective, err = strconv.ParseUint(status[1], 16, 64)
+	return c, err
+}
+
+// ReadUmask is a thread's umask(2). ErrNotExist, ESRCH.
+func ReadUmask(tid int) (uint32, error) {
+	status, err := readStatus(tid, "Umask")
+	if err != nil {
+		return 0, err
+	}
+	mask, err := strconv.ParseUint(status[0], 8, 32)
+	return uint32(mask) & 0o777, err
+}
+
+// readStatus is the values of some fields of proc_pid_status(5). ErrNotExist; ESRCH
+// where one is missing.
+func readStatus(tid int, fields ...string) ([]string, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return nil, err
+	}
+	values := make([]string, len(fields))
+	found := 0
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if i := slices.Index(fields, name); i >= 0 {
+			values[i] = strings.TrimSpace(value)
+			found++
+		}
+	}
+	if found < len(fields) {
+		return nil, unix.ESRCH
+	}
+	return values, nil
 }
