@@ -39,7 +39,7 @@ fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS (crash), STRESSTIME SEED (stress), SOAKTIME (soak),"
+	@echo "  variables: PREFIX DESTDIR UMOCI_SYMLINK=1 (install), FUZZTIME (fuzz), CRASHROUNDS SEED (crash), STRESSTIME SEED (stress), SOAKTIME (soak),"
 	@echo "             BENCHTIME (bench-go),"
 	@echo "             IMAGES (where e2e keeps its images), GOTESTFLAGS (test)"
 
@@ -72,7 +72,7 @@ test-posix: ## each operation on each kind of object, as on a local disk; PJDFST
 	if [ -n "$(PJDFSTEST)" ]; then scripts/pjdfstest.sh "$(PJDFSTEST)"; scripts/pjdfstest.sh "$(PJDFSTEST)" --passthrough; else echo "pjdfstest: PJDFSTEST names no built copy: not run"; fi
 
 crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
-	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS)
+	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS) -seed $(SEED)
 
 stress: ## random operations for STRESSTIME, from SEED on: alone, against a local disk and overlayfs, from 8 processes (root)
 	$(GO) test -count=1 -v -timeout 0 ./tests/stress -stresstime $(STRESSTIME) -seed $(SEED)

@@ -88,7 +88,7 @@ func keepsSgid(h *fuse.InHeader, change overlay.SetattrMask) func(gid uint32) bo
 		}
 		c, err := sys.ReadCredentials(int(h.Pid))
 		return err == nil && (slices.Contains(c.Groups, gid) ||
-			change&(overlay.SetUID|overlay.SetGID) != 0 && c.Effective&(1<<unix.CAP_FSETID) != 0)
+			change&(overlay.SetUID|overlay.SetGID) != 0 && c.Has(unix.CAP_FSETID))
 	}
 }
 

@@ -2,7 +2,9 @@ package fusefs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
@@ -16,10 +18,15 @@ func (o *ops) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, buf []
 	return uint32(n), fuse.OK
 }
 
-// ListXAttr lists names, each with a NUL, or their size into an empty buffer.
+// ListXAttr lists names, each with a NUL, or their size into an empty buffer. The kernel
+// refuses trusted.* to those without CAP_SYS_ADMIN, but leaves it to file systems to hide
+// the names (simple_xattr_list and ext4_xattr_trusted_list in the kernel).
 func (o *ops) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, buf []byte) (uint32, fuse.Status) {
 	o.stats.count(opListXattr)
-	n, err := o.fs.ListXattr(overlay.Ino(in.NodeId), buf)
+	n, err := o.fs.ListXattr(overlay.Ino(in.NodeId), buf, func() bool {
+		c, err := sys.ReadCredentials(int(in.Pid))
+		return err == nil && c.Has(unix.CAP_SYS_ADMIN)
+	})
 	if err != nil {
 		return 0, o.status(opListXattr, in.NodeId, err)
 	}

@@ -54,7 +54,7 @@ func TestASquashedViewPresentsOwnersAsAnAttribute(t *testing.T) {
 		if a.UID != 1000 || a.GID != 1001 || a.Image != (Owner{33, 34}) {
 			t.Errorf("owner %d:%d, of the image %v", a.UID, a.GID, a.Image)
 		}
-		if n, err = x.fs.ListXattr(ino, buf); err != nil || strings.Count(string(buf[:n]), XattrRootless) != 1 {
+		if n, err = x.fs.ListXattr(ino, buf, nil); err != nil || strings.Count(string(buf[:n]), XattrRootless) != 1 {
 			t.Errorf("names %q, %v", buf[:n], err)
 		}
 		if err := x.fs.SetXattr(ino, XattrRootless, nil, unix.XATTR_CREATE, false); !errors.Is(err, unix.EEXIST) {

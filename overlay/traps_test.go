@@ -177,7 +177,7 @@ func TestAUsersOverlayAttributesAreEscaped(t *testing.T) {
 	x.remount()
 	ino = x.mustIno("top")
 	buf := make([]byte, 1024)
-	n, err := x.fs.ListXattr(ino, buf)
+	n, err := x.fs.ListXattr(ino, buf, nil)
 	must(t, err)
 	got := splitNames(buf[:n])
 	slices.Sort(got)

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -105,13 +106,17 @@ func fill(buf, value []byte) (int, error) {
 }
 
 // ListXattr writes the NUL-terminated names into buf and returns their size; with
-// an empty buf the size alone. ErrRange.
-func (fs *FS) ListXattr(ino Ino, buf []byte) (int, error) {
+// an empty buf the size alone. Names of trusted.* are shown to callers for whom mayTrust
+// holds, or nil is given; it is asked where there are any. ErrRange.
+func (fs *FS) ListXattr(ino Ino, buf []byte, mayTrust func() bool) (int, error) {
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
 	names, err := fs.xattrNames(ino)
 	if err != nil {
 		return 0, err
+	}
+	if mayTrust != nil && slices.ContainsFunc(names, isTrusted) && !mayTrust() {
+		names = slices.DeleteFunc(names, isTrusted)
 	}
 	var list []byte
 	for _, name := range names {
@@ -133,6 +138,8 @@ func (fs *FS) ListXattr(ino Ino, buf []byte) (int, error) {
 	}
 	return fill(buf, list)
 }
+
+func isTrusted(name string) bool { return strings.HasPrefix(name, "trusted.") }
 
 // xattrNames lists the names of the view. Preconditions: treeMu is held.
 func (fs *FS) xattrNames(ino Ino) ([]string, error) {

@@ -187,7 +187,7 @@ func (t viewTree) xattrs(ino layer.Ino) (map[string]string, error) {
 
 // viewXattrs are the extended attributes that a view shows.
 func viewXattrs(fs *overlay.FS, ino layer.Ino) (map[string]string, error) {
-	list, err := growBuffer(func(buf []byte) (int, error) { return fs.ListXattr(ino, buf) })
+	list, err := growBuffer(func(buf []byte) (int, error) { return fs.ListXattr(ino, buf, nil) })
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (w *walker) dir(ino overlay.Ino, depth int) {
 }
 
 func (w *walker) object(ino overlay.Ino, a overlay.Attr, depth int) error {
-	if _, err := w.fs.ListXattr(ino, make([]byte, 65536)); err != nil {
+	if _, err := w.fs.ListXattr(ino, make([]byte, 65536), nil); err != nil {
 		return err
 	}
 	switch a.Mode & unix.S_IFMT {

@@ -71,8 +71,11 @@ func Children(pid int) []int {
 // Credentials are what a thread may do, beyond its own ids.
 type Credentials struct {
 	Groups    []uint32 // supplementary ones, in the ids of this process's user namespace
-	Effective uint64   // the set of capabilities, in the thread's user namespace
+	effective uint64   // the set of capabilities, in the thread's user namespace
 }
+
+// Has reports whether a capability is effective, in the thread's user namespace.
+func (c *Credentials) Has(capability int) bool { return c.effective&(1<<capability) != 0 }
 
 // ReadCredentials is a thread's, by its number (proc_pid_status(5)). ErrNotExist, ESRCH.
 func ReadCredentials(tid int) (c Credentials, err error) {
@@ -87,7 +90,7 @@ func ReadCredentials(tid int) (c Credentials, err error) {
 		}
 		c.Groups = append(c.Groups, uint32(id))
 	}
-	c.Effective, err = strconv.ParseUint(status[1], 16, 64)
+	c.effective, err = strconv.ParseUint(status[1], 16, 64)
 	return c, err
 }
 
