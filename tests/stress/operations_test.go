@@ -1,8 +1,10 @@
 package stress
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -297,8 +299,24 @@ func (w *worker) mapped(o op, prot int, use func([]byte)) error {
 	if err != nil {
 		return err
 	}
-	use(b)
-	return unix.Munmap(b)
+	return errors.Join(faulting(func() { use(b) }), unix.Munmap(b))
+}
+
+// faulting does what may meet a page that is not there, as where overlayfs says the
+// size of one file and maps another.
+func faulting(use func()) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch fault := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // debug.SetPanicOnFault
+			err = unix.EFAULT
+		default:
+			panic(fault)
+		}
+	}()
+	use()
+	return nil
 }
 
 func (w *worker) mapRead(o op) (said string, err error) {
