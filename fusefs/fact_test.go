@@ -22,27 +22,19 @@ import (
 // of it. ioModes is built on the answers.
 type factOps struct {
 	*ops
-	server *fuse.Server
+	server *Server
 
 	mu   sync.Mutex
 	next []string // protected by mu; words for the next open
 	ids  []int32  // protected by mu; registered backing files
 }
 
-// Init keeps the server for registrations.
-func (o *factOps) Init(s *fuse.Server) {
-	o.ops.Init(s)
-	o.server = s
-}
-
 // mountWithFacts is Mount with opens that obey.
 func mountWithFacts(fs *overlay.FS, path string, opt Options) (*Server, *factOps, error) {
 	o := &factOps{ops: newOps(fs, opt.Log, true)}
-	srv, err := fuse.NewServer(o, path, opt.mountOptions())
-	if err != nil {
-		return nil, nil, err
-	}
-	return &Server{ops: o.ops, fuse: srv, mountpoint: path, direct: true}, o, nil
+	var err error
+	o.server, err = newServer(o, o.ops, path, &opt)
+	return o.server, o, err
 }
 
 // Open obeys the words: cached, direct, keep, pass0, pass1.
@@ -64,7 +56,7 @@ func (o *factOps) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 		case "pass0", "pass1":
 			fd, _ := h.Upper()
 			for len(o.ids) < 2 {
-				id, errno := o.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+				id, errno := o.server.dev.RegisterBackingFd(fd)
 				if errno != 0 {
 					return fuse.Status(errno)
 				}
@@ -85,7 +77,7 @@ func (o *factOps) obey(words []string) string {
 			return err.Error()
 		}
 		defer unix.Close(fd)
-		_, errno := o.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+		_, errno := o.server.dev.RegisterBackingFd(fd)
 		return errno.Error()
 	}
 	o.mu.Lock()

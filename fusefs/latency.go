@@ -3,8 +3,6 @@ package fusefs
 import (
 	"encoding/binary"
 	"os"
-	"sync/atomic"
-	"time"
 )
 
 // A program that waits for an answer leaves its processor idle, and so does the server
@@ -12,18 +10,9 @@ import (
 // virtual machine, where it is taken away, waking it costs several times what the
 // request does. The kernel's quality of service for power management lets root say how
 // long waking may take (Documentation/power/pm_qos_interface.rst): with 0 idle
-// processors poll. wakefulness says so while requests come in quick succession, and
-// takes it back when they do not.
+// processors poll. The watch says so in bursts of requests, and takes it back after.
 
-const (
-	latencyDevice = "/dev/cpu_dma_latency"
-	// wakefulTick is how often the rate of requests is looked at.
-	wakefulTick = 2 * time.Millisecond
-	// wakefulRequests is how many requests in a tick are quick succession.
-	wakefulRequests = 4
-	// restlessTicks is how many slow ticks in a row end it.
-	restlessTicks = 25
-)
+const latencyDevice = "/dev/cpu_dma_latency"
 
 // Values of the device, in microseconds.
 const (
@@ -31,90 +20,44 @@ const (
 	anyLatency = 2_000_000_000 // PM_QOS_CPU_LATENCY_DEFAULT_VALUE
 )
 
-// wakefulness keeps processors awake during bursts of requests. Its zero value does
-// nothing.
-type wakefulness struct {
-	device   *os.File      // nil: not allowed here
-	requests atomic.Uint64 // so far
-	watched  atomic.Bool   // run looks at them; else it waits for wake
-	wake     chan struct{}
-	ending   chan struct{} // closed when no request comes any more
-	done     chan struct{} // closed when run has ended
+// processors are kept awake, or let sleep. The zero value does nothing.
+type processors struct {
+	device *os.File // nil: not allowed here
+	awake  bool
 }
 
-// start begins, where the device can be opened.
-func (w *wakefulness) start(device string) {
-	f, err := os.OpenFile(device, os.O_WRONLY, 0)
-	if err != nil {
-		return // not root, or a container without it
-	}
-	w.device, w.wake = f, make(chan struct{}, 1)
-	w.ending, w.done = make(chan struct{}), make(chan struct{})
-	go w.run()
-}
-
-// request is called with each request.
-func (w *wakefulness) request() {
-	if w.device == nil {
-		return
-	}
-	w.requests.Add(1)
-	if !w.watched.Load() && w.watched.CompareAndSwap(false, true) {
-		w.wake <- struct{}{} // has room: one for each turn from false to true
+// open is how root gets to the device; others leave processors alone.
+func (p *processors) open(device string) {
+	if f, err := os.OpenFile(device, os.O_WRONLY, 0); err == nil {
+		p.device = f
 	}
 }
 
-// stop ends it; no request may come after it. Closing the device takes back what it said.
-func (w *wakefulness) stop() error {
-	if w.device == nil {
+// close takes back what was said.
+func (p *processors) close() error {
+	if p.device == nil {
 		return nil
 	}
-	close(w.ending)
-	close(w.wake)
-	<-w.done
-	return w.device.Close()
+	return p.device.Close()
 }
 
-func (w *wakefulness) run() {
-	defer close(w.done)
-	for range w.wake {
-		w.burst()
-		w.watched.Store(false)
+func (p *processors) keepAwake() {
+	if !p.awake {
+		p.awake = p.say(noLatency)
 	}
 }
 
-// burst returns when requests no longer come in quick succession.
-func (w *wakefulness) burst() {
-	held := false
-	defer func() {
-		if held {
-			w.say(anyLatency)
-		}
-	}()
-	tick := time.NewTicker(wakefulTick)
-	defer tick.Stop()
-	for slow, last := 0, w.requests.Load(); slow < restlessTicks; {
-		select {
-		case <-tick.C:
-		case <-w.ending:
-			return
-		}
-		now := w.requests.Load()
-		switch quick := now-last >= wakefulRequests; {
-		case !quick:
-			slow++
-		case !held:
-			held = w.say(noLatency)
-			fallthrough
-		default:
-			slow = 0
-		}
-		last = now
+func (p *processors) letSleep() {
+	if p.awake {
+		p.awake = !p.say(anyLatency)
 	}
 }
 
 // say writes a latency, and reports whether that could be done.
-func (w *wakefulness) say(microseconds int32) bool {
-	_, err := w.device.Write(binary.NativeEndian.AppendUint32(nil, uint32(microseconds)))
+func (p *processors) say(microseconds int32) bool {
+	if p.device == nil {
+		return false
+	}
+	_, err := p.device.Write(binary.NativeEndian.AppendUint32(nil, uint32(microseconds)))
 	return err == nil
 }

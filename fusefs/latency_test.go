@@ -28,62 +28,59 @@ func TestProcessorsStayAwakeDuringBurstsAlone(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var w wakefulness
-	w.start(file)
+	l := newFakeLoop(func(fuseRequest) {})
+	l.watch.processors.open(file)
+	go l.serve()
 	for range 3 { // a request now and then
-		w.request()
-		time.Sleep((restlessTicks + 2) * wakefulTick)
+		l.ask(quick)
+		time.Sleep((slowTicks + 2) * watchTick)
 	}
 	if got := said(t, file); len(got) > 0 {
 		t.Fatalf("single requests are taken for bursts: %v", got)
 	}
 	var want []uint32
 	for range 2 {
-		for end := time.Now().Add(50 * wakefulTick); time.Now().Before(end); {
-			w.request()
+		for end := time.Now().Add(50 * watchTick); time.Now().Before(end); {
+			l.ask(quick)
 		}
 		if want = append(want, noLatency); !slices.Equal(said(t, file), want) {
 			t.Fatalf("in a burst: %v, want %v", said(t, file), want)
 		}
 		want = append(want, anyLatency)
-		for deadline := time.Now().Add(10 * time.Second); !slices.Equal(said(t, file), want); time.Sleep(wakefulTick) {
+		for deadline := time.Now().Add(10 * time.Second); !slices.Equal(said(t, file), want); time.Sleep(watchTick) {
 			if time.Now().After(deadline) {
 				t.Fatalf("after a burst: %v, want %v", said(t, file), want)
 			}
 		}
 	}
-	if err := w.stop(); err != nil {
+	l.unmount()
+	if err := l.watch.processors.close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestTheEndOfAMountDoesNotWaitForTheEndOfABurst(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "device")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	best := time.Hour
 	for range 10 { // a busy machine may be slow some of the time
-		var w wakefulness
-		w.start(file)
-		w.request()
-		time.Sleep(2 * wakefulTick)
+		l := newFakeLoop(func(fuseRequest) {})
+		go l.serve()
+		l.ask(quick)
+		time.Sleep(2 * watchTick)
 		began := time.Now()
-		if err := w.stop(); err != nil {
-			t.Fatal(err)
-		}
+		l.unmount()
 		best = min(best, time.Since(began))
 	}
-	if best > restlessTicks*wakefulTick/2 {
+	if best > slowTicks*watchTick/2 {
 		t.Errorf("it took %v", best)
 	}
 }
 
 func TestWithoutTheDeviceProcessorsAreLeftAlone(t *testing.T) {
-	var w wakefulness
-	w.start(filepath.Join(t.TempDir(), "none"))
-	w.request()
-	if err := w.stop(); err != nil {
-		t.Fatal(err)
+	var p processors
+	p.open(filepath.Join(t.TempDir(), "none"))
+	p.keepAwake()
+	p.letSleep()
+	if err := p.close(); err != nil || p.awake {
+		t.Fatal(err, p.awake)
 	}
 }

@@ -19,8 +19,7 @@ const (
 	fuseConf   = "/etc/fuse.conf"
 )
 
-// checkMeans says what a mount would fail for, where the attempt itself would
-// not: fusermount3 writes its reasons to the standard error alone.
+// checkMeans says what a mount would fail for, and what to do about it.
 func checkMeans(opt *Options) error {
 	fd, err := unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -73,7 +72,7 @@ func checkMountMax(conf, mounts string) error {
 	return nil
 }
 
-// fusermountPath finds the helper as go-fuse does.
+// fusermountPath finds the helper, also where there is no PATH.
 func fusermountPath() (string, error) {
 	for _, name := range []string{"fusermount3", "/bin/fusermount3", "fusermount", "/bin/fusermount"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -117,21 +116,92 @@ func userAllowOther(path string) bool {
 	return false
 }
 
-// explainMount puts a meaning to go-fuse's error.
+// openMount mounts on a directory and returns the descriptor that its requests come by.
+func openMount(path string, opt *Options) (fd int, err error) {
+	if opt.DirectMount {
+		return mountDirectly(path, opt)
+	}
+	return mountByHelper(path, opt)
+}
+
+// mountDirectly mounts with mount(2); suid programs and devices work.
+func mountDirectly(path string, opt *Options) (fd int, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return -1, err
+	}
+	if fd, err = unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return -1, err
+	}
+	words := append([]string{
+		fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d", fd, st.Mode&unix.S_IFMT, os.Geteuid(), os.Getegid()),
+	}, opt.mountWords()...)
+	var flags uintptr
+	if opt.ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount(opt.fsName(), path, "fuse."+subtype, flags, strings.Join(words, ",")); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// mountByHelper has fusermount3 mount, which sends the descriptor over a socket that
+// _FUSE_COMMFD names (fusermount3(1)).
+func mountByHelper(path string, opt *Options) (fd int, err error) {
+	helper, err := fusermountPath()
+	if err != nil {
+		return -1, err
+	}
+	sockets, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	ours, theirs := sockets[0], os.NewFile(uintptr(sockets[1]), "fusermount3")
+	defer func() { err = errors.Join(err, unix.Close(ours)) }()
+	words := opt.mountWords()
+	if opt.ReadOnly {
+		words = append(words, "ro")
+	}
+	escape := strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace
+	words = append(words, "fsname="+escape(opt.fsName()), "subtype="+subtype)
+	var stderr strings.Builder
+	cmd := exec.Command(helper, "-o", strings.Join(words, ","), "--", path)
+	cmd.Env, cmd.ExtraFiles, cmd.Stderr = []string{"_FUSE_COMMFD=3"}, []*os.File{theirs}, &stderr
+	if err := errors.Join(cmd.Run(), theirs.Close()); err != nil {
+		return -1, fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return receiveFD(ours)
+}
+
+// receiveFD takes one descriptor from a socket (unix(7), SCM_RIGHTS).
+func receiveFD(socket int) (int, error) {
+	var data [1]byte
+	control := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, data[:], control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, errors.Join(errors.New("fusermount3 sent no descriptor"), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errors.Join(errors.New("fusermount3 sent no descriptor"), err)
+	}
+	return fds[0], nil
+}
+
+// explainMount puts a meaning to what the system says.
 func explainMount(err error) error {
-	var missing *exec.Error
 	switch {
-	case errors.As(err, &missing):
-		return ErrNoFusermount
 	case errors.Is(err, syscall.EBUSY):
 		return ErrBusyMountpoint
 	case errors.Is(err, syscall.ENODEV):
 		return ErrNoFuseDevice
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%w: %w", ErrMayNotMount, err)
-	}
-	if text := err.Error(); strings.HasSuffix(text, "\n") {
-		return errors.New(strings.TrimSpace(text)) // go-fuse's about fusermount3
 	}
 	return err
 }

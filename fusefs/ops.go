@@ -19,12 +19,15 @@ var _ fuse.RawFileSystem = (*ops)(nil)
 type ops struct {
 	fs     *overlay.FS
 	log    *slog.Logger
-	kernel kernel // set by Init, before the first request
+	kernel kernel // set by begin, before the first request
+	// yield is called before what may take long: decoding, or waiting for a disk. Other
+	// requests are read meanwhile. Set by newServer; immutable.
+	yield func()
 	// passthrough is whether it is wanted; immutable.
 	passthrough bool
 
 	files     handles[file]
-	nodeFiles *nodeFiles // the kernel opens files by itself: set by Init; nil: it asks
+	nodeFiles *nodeFiles // the kernel opens files by itself: set by begin; nil: it asks
 	io        ioModes
 	stats     stats
 
@@ -33,11 +36,10 @@ type ops struct {
 	// nameChanges counts requests that change a listing (ops_dir.go).
 	nameChanges atomic.Uint64
 	listings    listings
-	noOpenDir   bool // the kernel opens directories by itself if told so; set by Init
+	noOpenDir   bool // the kernel opens directories by itself if told so; set by begin
 }
 
-// kernel is what the server tells the kernel of its own accord. *fuse.Server
-// satisfies it.
+// kernel is what the server tells the kernel of its own accord. device satisfies it.
 type kernel interface {
 	backingFiles
 	// InodeNotify makes the kernel forget an inode's attributes and, where off is
@@ -47,7 +49,7 @@ type kernel interface {
 
 func newOps(fs *overlay.FS, log *slog.Logger, passthrough bool) *ops {
 	return &ops{
-		fs: fs, log: log, passthrough: passthrough,
+		fs: fs, log: log, passthrough: passthrough, yield: func() {},
 		io: ioModes{log: log, inodes: map[overlay.Ino]*inodeIO{}},
 	}
 }
@@ -58,15 +60,19 @@ func (o *ops) String() string { return subtype }
 // SetDebug does nothing: go-fuse logs requests by itself.
 func (o *ops) SetDebug(bool) {}
 
-// Init is called between the kernel's INIT and its first request.
-func (o *ops) Init(s *fuse.Server) {
-	o.kernel = s
-	o.noOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+// Init is not called: go-fuse's server does so, which is not used.
+func (o *ops) Init(*fuse.Server) {}
+
+// begin is called between the kernel's INIT and its first request, with what the kernel
+// can (the CAP_ flags of fuse.InitIn).
+func (o *ops) begin(k kernel, can uint64) {
+	o.kernel = k
+	o.noOpenDir = can&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	switch {
-	case !o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0:
+	case !o.passthrough && can&fuse.CAP_NO_OPEN_SUPPORT != 0:
 		o.openByNode()
-	case o.passthrough && s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0:
-		o.io.backing = s
+	case o.passthrough && can&fuse.CAP_PASSTHROUGH != 0:
+		o.io.backing = k
 	}
 }
 

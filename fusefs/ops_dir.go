@@ -123,5 +123,6 @@ func (o *ops) ReleaseDir(*fuse.ReleaseIn) { o.stats.count(opReleaseDir) }
 
 func (o *ops) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	o.stats.count(opFsyncDir)
+	o.yield()
 	return o.status(opFsyncDir, in.NodeId, o.fs.SyncDir(overlay.Ino(in.NodeId)))
 }

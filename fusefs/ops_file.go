@@ -187,6 +187,7 @@ func (o *ops) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 		return o.status(opFsync, in.NodeId, err)
 	}
 	defer o.endUse(f)
+	o.yield()
 	return o.status(opFsync, in.NodeId, f.Sync(in.FsyncFlags&fsyncDataOnly != 0))
 }
 
@@ -235,6 +236,7 @@ func (o *ops) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32
 		return 0, o.status(opCopyFileRange, in.NodeIdOut, err)
 	}
 	defer o.endUse(dst)
+	o.yield()
 	n, err := src.CopyRange(int64(in.OffIn), dst.Handle, int64(in.OffOut), int64(min(in.Len, copyRangeMax)))
 	if err != nil && n == 0 {
 		return 0, o.status(opCopyFileRange, in.NodeId, err)
@@ -275,6 +277,9 @@ func (o *ops) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 		return nil, o.status(opRead, in.NodeId, err)
 	}
 	defer o.endUse(f)
+	if _, upper := f.Upper(); !upper {
+		o.yield()
+	}
 	n, err := f.ReadAt(buf, int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		// Not what came before it: the kernel takes a short answer for the end of the

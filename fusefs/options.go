@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // Options of a mount.
@@ -50,10 +50,6 @@ const (
 	// maxBackground is how many requests with nobody waiting (read-ahead, write-back
 	// of mappings, RELEASE) the kernel may have open. Its own 12 keeps two cores idle.
 	maxBackground = 128
-
-	// maxInflightBytes bounds the buffers of requests under way. Each reader has
-	// one of MaxWrite.
-	maxInflightBytes = 64 << 20
 )
 
 // extraCapabilities are asked for beyond go-fuse's own; docs/fuse.md says why
@@ -66,54 +62,60 @@ const extraCapabilities = fuse.CAP_READDIRPLUS_AUTO |
 	fuse.CAP_PARALLEL_DIROPS |
 	fuse.CAP_NO_EXPORT_SUPPORT
 
-// mountOptions is opt in go-fuse's terms. The logger must be set.
-func (opt *Options) mountOptions() *fuse.MountOptions {
+// maxWrite is MaxWrite, or the most in its place.
+func (opt *Options) maxWrite() int {
+	if opt.MaxWrite <= 0 {
+		return defaultMaxWrite
+	}
+	return opt.MaxWrite
+}
+
+// mountWords are the options of the mount itself, as mount(2) takes them behind those
+// that every FUSE mount has (fuse_fs_parameters in fs/fuse/inode.c).
+func (opt *Options) mountWords() []string {
+	words := []string{"max_read=" + strconv.Itoa(opt.maxWrite())}
+	if opt.DefaultPermissions {
+		words = append(words, "default_permissions")
+	}
+	if opt.AllowOther {
+		words = append(words, "allow_other")
+	}
+	return words
+}
+
+// fsName is FSName, or the default.
+func (opt *Options) fsName() string {
+	if opt.FSName == "" {
+		return subtype
+	}
+	return opt.FSName
+}
+
+// protocolOptions is what go-fuse answers INIT with, and how it handles requests. The
+// logger must be set.
+func (opt *Options) protocolOptions() *fuse.MountOptions {
 	level := slog.LevelWarn
 	if opt.Debug {
 		level = slog.LevelDebug
 	}
 	mo := &fuse.MountOptions{
-		AllowOther: opt.AllowOther,
-		FsName:     opt.FSName,
-		Name:       subtype,
-		Debug:      opt.Debug,
-		Logger:     slog.NewLogLogger(opt.Log.Handler(), level),
+		Debug:  opt.Debug,
+		Logger: slog.NewLogLogger(opt.Log.Handler(), level),
 
-		MaxWrite:                opt.MaxWrite,
-		MaxReadAhead:            maxReadAhead,
-		MaxBackground:           maxBackground,
-		MaxInflightRequestBytes: maxInflightBytes,
+		MaxWrite:      opt.maxWrite(),
+		MaxReadAhead:  maxReadAhead,
+		MaxBackground: maxBackground,
 
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
-		DisableSplice:            true,
 		EnableAcl:                opt.DefaultPermissions,
 		ExtraCapabilities:        extraCapabilities,
 		PanicHandler:             opt.onPanic,
-	}
-	if mo.MaxWrite <= 0 {
-		mo.MaxWrite = defaultMaxWrite
-	}
-	if mo.FsName == "" {
-		mo.FsName = subtype
-	}
-	if opt.DefaultPermissions {
-		mo.Options = append(mo.Options, "default_permissions")
 	}
 	if !opt.Passthrough {
 		// Not to be stacked upon costs one level that a file system above may want.
 		// And where opens are not asked for, O_TRUNC is a SETATTR (fuse_setattr).
 		mo.DisabledCapabilities |= fuse.CAP_PASSTHROUGH | fuse.CAP_ATOMIC_O_TRUNC
-	}
-	switch {
-	case opt.DirectMount:
-		mo.DirectMountStrict = true
-		mo.DirectMountFlags = unix.MS_MGC_VAL // none: suid and dev work
-		if opt.ReadOnly {
-			mo.DirectMountFlags |= unix.MS_RDONLY
-		}
-	case opt.ReadOnly:
-		mo.Options = append(mo.Options, "ro")
 	}
 	return mo
 }

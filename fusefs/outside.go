@@ -19,13 +19,13 @@ func (s *Server) InodeChanged(ino overlay.Ino) { s.ops.expireAttr(ino) }
 // ListingChanged makes the kernel forget the attributes and the listing of a directory.
 func (s *Server) ListingChanged(dir overlay.Ino) {
 	s.ops.nameChanges.Add(1)
-	_ = s.fuse.InodeNotify(uint64(dir), 0, 0) // what the kernel does not know needs no such thing
+	_ = s.dev.InodeNotify(uint64(dir), 0, 0) // what the kernel does not know needs no such thing
 }
 
 // NameMade makes the kernel forget that there was no such name, and the listing of
 // its directory.
 func (s *Server) NameMade(dir overlay.Ino, name string) {
-	_ = s.fuse.EntryNotify(uint64(dir), name)
+	_ = s.dev.EntryNotify(uint64(dir), name)
 	s.ListingChanged(dir)
 }
 

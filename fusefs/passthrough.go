@@ -13,11 +13,11 @@ import (
 )
 
 // backingFiles registers files that the kernel reads and writes by itself.
-// *fuse.Server satisfies it.
+// device satisfies it.
 type backingFiles interface {
 	// RegisterBackingFd gives an id for an open file. The descriptor may be
 	// closed afterwards.
-	RegisterBackingFd(*fuse.BackingMap) (int32, syscall.Errno)
+	RegisterBackingFd(fd int) (id int32, errno syscall.Errno)
 	// UnregisterBackingFd takes an id back. Files open with it stay as they are.
 	UnregisterBackingFd(id int32) syscall.Errno
 }
@@ -121,7 +121,7 @@ func (m *ioModes) decideLocked(st *inodeIO, h *overlay.Handle) {
 	if !upper || m.refused.Load() {
 		return
 	}
-	id, errno := m.backing.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+	id, errno := m.backing.RegisterBackingFd(fd)
 	if errno == 0 {
 		st.mode, st.id = ioPassthrough, id
 		return

@@ -24,7 +24,7 @@ type fakeKernel struct {
 	expired []uint64       // protected by mu; nodes whose attributes were dropped
 }
 
-func (k *fakeKernel) RegisterBackingFd(*fuse.BackingMap) (int32, syscall.Errno) {
+func (k *fakeKernel) RegisterBackingFd(int) (int32, syscall.Errno) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tries++

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -18,10 +19,11 @@ import (
 // serves: a request that waits for itself ends only with the connection.
 type Server struct {
 	ops        *ops
-	fuse       *fuse.Server
+	dev        *device
+	loop       requestLoop
 	mountpoint string // absolute
 	direct     bool
-	sleepy     bool // Options.Sleepy
+	served     chan struct{} // closed by the end of Serve
 }
 
 // Mount mounts fs on a directory. The kernel has been answered once when it
@@ -42,46 +44,99 @@ func Mount(fs *overlay.FS, mountpoint string, opt Options) (*Server, error) {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
 	o := newOps(fs, opt.Log, opt.Passthrough)
-	srv, err := fuse.NewServer(o, path, opt.mountOptions())
+	s, err := newServer(o, o, path, &opt)
 	if err != nil {
-		err = errors.Join(explainMount(err), removeHalfMount(path, opt.DirectMount))
-		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, errors.Join(explainMount(err), removeHalfMount(path, opt.DirectMount)))
 	}
-	// The mount is live: the kernel queues what is asked before Serve. go-fuse's
-	// WaitMount opens a file in it, and a process that is killed while it waits for
-	// its own answer can never end (request_wait_answer in fs/fuse/dev.c).
+	// The mount is live: the kernel queues what is asked before Serve. Nothing in it is
+	// opened to see that: a process that is killed while it waits for its own answer can
+	// never end (request_wait_answer in fs/fuse/dev.c).
 	if opt.DirectMount {
 		if err := raiseReadAhead(path); err != nil {
 			opt.Log.Debug("read-ahead stays as it is", slog.Any("cause", err))
 		}
 	}
-	return &Server{ops: o, fuse: srv, mountpoint: path, direct: opt.DirectMount, sleepy: opt.Sleepy}, nil
+	return s, nil
+}
+
+// newServer mounts, and answers the kernel's INIT. Requests come to fs, which is ops or
+// wraps it.
+func newServer(fs fuse.RawFileSystem, o *ops, path string, opt *Options) (*Server, error) {
+	fd, err := openMount(path, opt)
+	if err != nil {
+		return nil, err
+	}
+	dev, err := newDevice(fd)
+	if err != nil {
+		return nil, err
+	}
+	protocol := fuse.NewProtocolServer(fs, opt.protocolOptions())
+	s := &Server{ops: o, dev: dev, mountpoint: path, direct: opt.DirectMount, served: make(chan struct{})}
+	s.loop = requestLoop{dev: dev, handle: protocol.HandleRequest, log: o.log, maxWrite: opt.maxWrite()}
+	o.yield = s.loop.yield
+	can, err := s.start()
+	if err != nil {
+		return nil, errors.Join(err, dev.close())
+	}
+	o.begin(dev, can)
+	if !opt.Sleepy {
+		s.loop.watch.processors.open(latencyDevice)
+	}
+	return s, nil
+}
+
+// start answers the kernel's INIT.
+func (s *Server) start() (can uint64, err error) {
+	b, err := newBuffers(s.loop.maxWrite)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, b.free()) }()
+	return s.dev.start(s.loop.handle, b)
 }
 
 // Serve answers requests until the file system is unmounted. It is to be called
 // once.
 func (s *Server) Serve() {
-	if !s.sleepy {
-		s.ops.stats.wakeup.start(latencyDevice)
+	defer close(s.served)
+	s.loop.serve()
+	if err := errors.Join(s.dev.close(), s.loop.watch.processors.close()); err != nil {
+		s.ops.log.Warn("close devices", slog.Any("error", err))
 	}
-	s.fuse.Serve()
-	if err := s.ops.stats.wakeup.stop(); err != nil {
-		s.ops.log.Warn("let processors sleep again", slog.Any("error", err))
-	}
+	s.ops.OnUnmount()
 }
 
 // Unmount takes the mount away and waits for the end of every request.
 // ErrBusyMountpoint while it is in use.
 func (s *Server) Unmount() error {
-	err := s.fuse.Unmount()
-	if err == nil {
-		return nil
+	err := s.unmount()
+	// Who has just ended may be in the mount for a moment more.
+	for wait := 5 * time.Millisecond; errors.Is(err, ErrBusyMountpoint) && wait <= patience; wait *= 3 {
+		time.Sleep(wait)
+		err = s.unmount()
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", s.mountpoint, err)
+	}
+	<-s.served
+	return nil
+}
+
+// patience is the longest time to wait before another try to unmount.
+const patience = 135 * time.Millisecond
+
+func (s *Server) unmount() error {
+	var err error
+	if s.direct {
+		err = unix.Unmount(s.mountpoint, 0)
+	} else {
+		err = runFusermount("-u", s.mountpoint)
 	}
 	// fusermount3 has no other way than its message to say so.
-	if errors.Is(err, syscall.EBUSY) || strings.Contains(err.Error(), "busy") {
-		err = ErrBusyMountpoint
+	if err != nil && (errors.Is(err, syscall.EBUSY) || strings.Contains(err.Error(), "busy")) {
+		return ErrBusyMountpoint
 	}
-	return fmt.Errorf("unmount %s: %w", s.mountpoint, err)
+	return err
 }
 
 // Stats counts the requests served so far by the kernel's name of their kind

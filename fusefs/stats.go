@@ -62,14 +62,10 @@ func (op opcode) String() string { return opcodeNames[op] }
 
 // stats counts requests by kind.
 type stats struct {
-	kinds  [opcodes]atomic.Uint64
-	wakeup wakefulness
+	kinds [opcodes]atomic.Uint64
 }
 
-func (s *stats) count(op opcode) {
-	s.kinds[op].Add(1)
-	s.wakeup.request()
-}
+func (s *stats) count(op opcode) { s.kinds[op].Add(1) }
 
 // snapshot is the counters that are not zero, by name.
 func (s *stats) snapshot() map[string]uint64 {

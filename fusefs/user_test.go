@@ -42,7 +42,7 @@ func asUser(t testing.TB, id int, f func()) {
 func panicStatus(opt *Options) fuse.Status {
 	var log bytes.Buffer
 	opt.Log = slog.New(slog.NewTextHandler(&log, nil))
-	st := opt.mountOptions().PanicHandler("out of cheese")
+	st := opt.protocolOptions().PanicHandler("out of cheese")
 	if !strings.Contains(log.String(), "out of cheese") || !strings.Contains(log.String(), "panicStatus") {
 		return fuse.OK
 	}
