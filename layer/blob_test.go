@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,46 +16,45 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// layerForms are stored forms of one plain stream.
+// layerForms are stored forms of one plain stream; with -short, one of each kind.
 func layerForms(t testing.TB, plain []byte) map[string]Source {
-	if testing.Short() {
-		return map[string]Source{
-			"plain tar":             storedLayer(t, mtRaw, plain, plain),
-			"gzip of level 6":       storedLayer(t, mtGzip, gz(t, plain, 6), plain),
-			"gzip of short members": storedLayer(t, mtGzip, gzMembers(t, plain, 50<<10), plain),
-			"zstd of frames":        storedLayer(t, mtZstd, zstFrames(t, plain, 700<<10), plain),
-		}
-	}
 	skip := append([]byte{0x5a, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "table"...)
-	forms := map[string]struct {
-		mt     string
-		stored []byte
-	}{
-		"plain tar":                         {mtRaw, plain},
-		"gzip of level 6":                   {mtGzip, gz(t, plain, 6)},
-		"gzip of level 1":                   {mtGzip, gz(t, plain, 1)},
-		"gzip of level 9":                   {mtGzip, gz(t, plain, 9)},
-		"gzip of stored blocks":             {mtGzip, gz(t, plain, flate.NoCompression)},
-		"gzip of Huffman codes alone":       {mtGzip, gz(t, plain, flate.HuffmanOnly)},
-		"gzip of long members":              {mtGzip, gzMembers(t, plain, 3<<20)},
-		"gzip of short members":             {mtGzip, gzMembers(t, plain, 50<<10)},
-		"gzip with empty members":           {mtGzip, append(append(gz(t, nil, 6), gz(t, plain, 6)...), gz(t, nil, 6)...)},
-		"gzip with zeros behind it":         {mtGzip, append(gz(t, plain, 6), make([]byte, 70000)...)},
-		"zstd of one long frame":            {mtZstd, zst(t, plain)},
-		"zstd of frames":                    {mtZstd, zstFrames(t, plain, 700<<10)},
-		"zstd of short frames":              {mtZstd, zstFrames(t, plain, 30<<10)},
-		"zstd of frames and skippable ones": {mtZstd, append(append(append(bytes.Clone(skip), zstFrames(t, plain[:len(plain)/2], 300<<10)...), skip...), zstFrames(t, plain[len(plain)/2:], 300<<10)...)},
+	half := len(plain) / 2
+	type form struct {
+		mt   string
+		make func() []byte
 	}
-	for _, c := range []Compression{CompressNone, CompressGzip, CompressZstd} {
-		stored, _ := written(t, c, plain)
-		forms["written as "+c.String()] = struct {
-			mt     string
-			stored []byte
-		}{[]string{mtRaw, mtGzip, mtZstd}[c], stored}
+	forms := map[string]form{
+		"plain tar":             {mtRaw, func() []byte { return plain }},
+		"gzip of level 6":       {mtGzip, func() []byte { return gz(t, plain, 6) }},
+		"gzip of short members": {mtGzip, func() []byte { return gzMembers(t, plain, 50<<10) }},
+		"zstd of frames":        {mtZstd, func() []byte { return zstFrames(t, plain, 700<<10) }},
+	}
+	if !testing.Short() {
+		maps.Copy(forms, map[string]form{
+			"gzip of level 1":             {mtGzip, func() []byte { return gz(t, plain, 1) }},
+			"gzip of level 9":             {mtGzip, func() []byte { return gz(t, plain, 9) }},
+			"gzip of stored blocks":       {mtGzip, func() []byte { return gz(t, plain, flate.NoCompression) }},
+			"gzip of Huffman codes alone": {mtGzip, func() []byte { return gz(t, plain, flate.HuffmanOnly) }},
+			"gzip of long members":        {mtGzip, func() []byte { return gzMembers(t, plain, 3<<20) }},
+			"gzip with empty members":     {mtGzip, func() []byte { return slices.Concat(gz(t, nil, 6), gz(t, plain, 6), gz(t, nil, 6)) }},
+			"gzip with zeros behind it":   {mtGzip, func() []byte { return append(gz(t, plain, 6), make([]byte, 70000)...) }},
+			"zstd of one long frame":      {mtZstd, func() []byte { return zst(t, plain) }},
+			"zstd of short frames":        {mtZstd, func() []byte { return zstFrames(t, plain, 30<<10) }},
+			"zstd of frames and skippable ones": {mtZstd, func() []byte {
+				return slices.Concat(skip, zstFrames(t, plain[:half], 300<<10), skip, zstFrames(t, plain[half:], 300<<10))
+			}},
+		})
+		for _, c := range []Compression{CompressNone, CompressGzip, CompressZstd} {
+			forms["written as "+c.String()] = form{[]string{mtRaw, mtGzip, mtZstd}[c], func() []byte {
+				stored, _ := written(t, c, plain)
+				return stored
+			}}
+		}
 	}
 	out := make(map[string]Source)
 	for name, f := range forms {
-		out[name] = storedLayer(t, f.mt, f.stored, plain)
+		out[name] = storedLayer(t, f.mt, f.make(), plain)
 	}
 	return out
 }
