@@ -148,7 +148,7 @@ func (l *requestLoop) serve() {
 	if l.crowd == 0 {
 		l.crowd = max(1, runtime.GOMAXPROCS(0)/2)
 	}
-	l.alert.able = runtime.NumCPU() > 1 // else who asks could not run meanwhile
+	l.alert.able = runtime.GOMAXPROCS(0) > 1 // else who asks could not run meanwhile
 	l.alert.hope = maxHope
 	l.watch.start(&l.turn, l.takeTurn)
 	l.passTurn()
