@@ -163,8 +163,10 @@ func (v *View) stillFrozen() error {
 	if err := v.hold.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
 		return errors.Join(errThawed, err)
 	}
-	var b [1]byte
-	if _, err := v.hold.Read(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+	// The daemon says nothing more, and closes the connection when it lets go. But the end
+	// of the line that was its answer may be unread: a decoder reads to the end of a value.
+	_, err := io.Copy(io.Discard, v.hold)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return errThawed
 	}
 	return nil
