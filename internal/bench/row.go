@@ -18,6 +18,7 @@ type row struct {
 	most       float64  // the most that ours may be, in seconds (or unit); 0: none
 	unit       string   // "": seconds
 	full       bool     // not with -quick
+	slow       string   // the contender that is left out with -quick; "": none
 	// begin prepares a contender; each call of the trial is one measurement.
 	begin func(b *bench, who string) (trial, func() error, error)
 }
@@ -112,6 +113,10 @@ func (b *bench) measureRow(r row) result {
 	trials := map[string]trial{}
 	var ends []func() error
 	for _, who := range r.contenders {
+		if b.quick && who == r.slow {
+			res.Errors[who] = "not measured by -quick: it takes long"
+			continue
+		}
 		if slices.Contains(b.missing, who) || (who == userOurs || who == userOther) && b.user == "" {
 			res.Errors[who] = "not here"
 			continue
@@ -223,6 +228,12 @@ func (b *bench) as(who string) string {
 // notQuick leaves the row out of -quick.
 func (r row) notQuick() row {
 	r.full = true
+	return r
+}
+
+// quickWithout leaves a contender out of -quick.
+func (r row) quickWithout(who string) row {
+	r.slow = who
 	return r
 }
 

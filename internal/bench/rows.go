@@ -72,7 +72,7 @@ func rows() []row {
 		repackMuch(),
 
 		in("find -ls, everything cached", findAll, false, both...).against(overlay, 1.15),
-		in("tar of the tree, everything cached", tarAll, false, both...).against(overlay, 1.3),
+		in("tar of the tree, everything cached", tarAll, false, both...).against(overlay, 1.3).notQuick(),
 		in("grep -r, everything cached", grepAll, false, both...).against(overlay, 1.3),
 		in("find -ls, caches dropped", findAll, true, both...).against(overlay, 1),
 		in("tar of the tree, caches dropped", tarAll, true, both...).against(overlay, 1).notQuick(),
@@ -84,7 +84,7 @@ func rows() []row {
 		anewAfter(gitOne, "git add, commit and clone", gitWork, both...).against(overlay, 1.25).notQuick(),
 		anewAfter(makeDeb, "apt-get install of 1,200 files", installDeb, both...).against(overlay, 1.25).notQuick(),
 		anewAfter(makeNpm, "npm install of 1,200 files", installNpm, both...).against(overlay, 1.25).notQuick(),
-		anew("create, stat, rename, remove 10 k files", small, both...).against(overlay, 2),
+		anew("create, stat, rename, remove 10 k files", small, both...).against(overlay, 2).quickWithout(fuseOver),
 		anew("rm -rf of /usr/share", `rm -rf usr/share`, both...).against(overlay, 0).notQuick(),
 		anew("chmod -R of /usr/share", `chmod -R g+w usr/share`, both...).against(overlay, 1).notQuick(),
 		anew("chown -R of /usr/share", `chown -R 1:1 usr/share`, both...).against(overlay, 1).notQuick(),
@@ -102,9 +102,14 @@ func rows() []row {
 	} {
 		list = append(list, r.against(userOther, 0.2).notQuick())
 	}
-	return append(list, memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll),
+	for _, r := range []row{
+		memory("idle", 25, `true`), memory("after find", 40, findAll), memory("after reading everything", 128, tarAll),
 		cacheSize("index of the layers on disk, of the compressed layers", 2, ".idx", ".toc"),
-		cacheSize("merged tree on disk, of the compressed layers", 2, ".tree"))
+		cacheSize("merged tree on disk, of the compressed layers", 2, ".tree"),
+	} {
+		list = append(list, r.notQuick())
+	}
+	return list
 }
 
 // ref names an image of the layout.
@@ -283,7 +288,7 @@ func memory(when string, most float64, script string) row {
 	r := row{name: "daemon's memory, " + when, contenders: []string{ours}, most: most, unit: "MB"}
 	r.begin = func(b *bench, who string) (trial, func() error, error) {
 		image := b.ref(b.tag())
-		if !b.quick && script == findAll {
+		if script == findAll {
 			var err error
 			if image, err = b.million(); err != nil {
 				return nil, nil, err
