@@ -130,7 +130,7 @@ func (d *device) UnregisterBackingFd(id int32) syscall.Errno {
 }
 
 // start answers the kernel's first request, in which both sides say what they are
-// capable of, and returns what the kernel is (the CAP_ flags of fuse.InitIn).
+// capable of, and returns what the kernel can (the CAP_ flags of fuse.InitIn).
 func (d *device) start(handle handler, b *buffers) (kernelFlags uint64, err error) {
 	var n int
 	for n, err = d.tryRead(b.in); errors.Is(err, unix.EAGAIN); n, err = d.tryRead(b.in) {
@@ -141,17 +141,16 @@ func (d *device) start(handle handler, b *buffers) (kernelFlags uint64, err erro
 	if err != nil {
 		return 0, err
 	}
-	// struct fuse_init_in, of which old kernels send less.
-	var flags, flags2 uint32
 	if opcode := b.opcode(); opcode != requestInit || n < inHeaderSize+16 {
 		return 0, fmt.Errorf("the kernel begins with request %d, not with INIT", opcode)
 	}
-	flags = binary.NativeEndian.Uint32(b.in[inHeaderSize+12:])
+	// struct fuse_init_in, of which old kernels do not send the second half of the flags.
+	kernelFlags = uint64(binary.NativeEndian.Uint32(b.in[inHeaderSize+12:]))
 	if n >= inHeaderSize+20 {
-		flags2 = binary.NativeEndian.Uint32(b.in[inHeaderSize+16:])
+		kernelFlags |= uint64(binary.NativeEndian.Uint32(b.in[inHeaderSize+16:])) << 32
 	}
 	if err := d.write(b.answer(handle, n)); err != nil {
 		return 0, fmt.Errorf("answer INIT: %w", err)
 	}
-	return uint64(flags) | uint64(flags2)<<32, nil
+	return kernelFlags, nil
 }

@@ -75,7 +75,8 @@ type buffers struct {
 	out    []byte
 
 	// What a handler takes: in, and out with the header by itself.
-	inVec, outVec [2][]byte
+	inVec  [1][]byte
+	outVec [2][]byte
 }
 
 // newBuffers makes room for the data of maxWrite bytes in each direction. They are to be
@@ -102,7 +103,7 @@ func (b *buffers) unique() uint64 { return binary.NativeEndian.Uint64(b.in[8:]) 
 // request is read; it is empty where none is wanted.
 func (b *buffers) answer(handle handler, n int) []byte {
 	b.inVec[0] = b.in[:n]
-	size, st := handle(b.inVec[:1], b.outVec[:])
+	size, st := handle(b.inVec[:], b.outVec[:])
 	if size == 0 && !st.Ok() { // it could not make sense of it
 		size = outHeaderSize
 		out := binary.NativeEndian.AppendUint32(b.out[:0], uint32(size))

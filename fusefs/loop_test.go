@@ -108,6 +108,16 @@ func (l *fakeLoop) unmount() {
 	<-l.ended
 }
 
+// untilBusy waits until n workers answer.
+func (l *fakeLoop) untilBusy(t *testing.T, n int32) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); l.busy.Load() < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d workers are busy", l.busy.Load())
+		}
+	}
+}
+
 // answered fails unless there is an answer soon.
 func answered(t *testing.T, done <-chan struct{}, what string) {
 	t.Helper()
@@ -203,11 +213,7 @@ func TestWhenAllWorkersAreBusyTheFirstThatIsDoneLeads(t *testing.T) {
 		all = append(all, l.begin(slow))
 	}
 	last := l.begin(quick)
-	for deadline := time.Now().Add(20 * time.Second); l.busy.Load() < maxWorkers; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d workers are busy", l.busy.Load())
-		}
-	}
+	l.untilBusy(t, maxWorkers)
 	release <- struct{}{}
 	close(release)
 	for _, done := range append(all, last) {
@@ -221,11 +227,7 @@ func TestTheEndWaitsForRequestsUnderWay(t *testing.T) {
 	l := newFakeLoop(func(fuseRequest) { <-release })
 	go l.serve()
 	both := []<-chan struct{}{l.begin(slow), l.begin(quick)}
-	for deadline := time.Now().Add(20 * time.Second); l.busy.Load() < 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d workers are busy", l.busy.Load())
-		}
-	}
+	l.untilBusy(t, 2)
 	close(l.requests)
 	select {
 	case <-l.ended:
