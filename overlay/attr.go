@@ -70,7 +70,7 @@ func (fs *FS) nodeAttrLocked(n *node) (Attr, error) {
 		}
 		return out, nil
 	}
-	p, err := fs.place(n)
+	p, err := fs.reach(n)
 	if err != nil {
 		return Attr{}, err
 	}

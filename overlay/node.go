@@ -26,7 +26,7 @@ type node struct {
 	mu      sync.Mutex
 	parent  *node         // a directory it is in; of directories written under treeMu.W only; else protected by mu
 	name    string        // its name there; likewise
-	anchor  int           // protected by mu; O_PATH descriptor that outlives the name, or -1
+	anchor  int           // protected by mu; descriptor, at least O_PATH, that outlives the name, or -1
 	keep    int           // protected by mu; descriptor of an inode that was replaced but whose number is in use, or -1
 	orphan  bool          // protected by mu; no name leads here any more
 	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
@@ -77,6 +77,14 @@ func (fs *FS) place(n *node) (place, error) {
 	return place{at{d.fd, n.name}, d}, nil
 }
 
+// reach is place, through the open file where there is one: that needs no walk.
+func (fs *FS) reach(n *node) (place, error) {
+	if f := n.file.Load(); f != nil {
+		return place{at: at{f.fd, ""}}, nil
+	}
+	return fs.place(n)
+}
+
 func (fs *FS) put(p place) {
 	if p.d != nil {
 		fs.dirFDs.release(p.d)
@@ -101,15 +109,23 @@ func (fs *FS) hold(n *node) error {
 	if n.anchor >= 0 || !n.upper.Load() {
 		return nil
 	}
+	fd, err := fs.openAnchor(n)
+	if err == nil {
+		n.anchor = fd
+	}
+	return err
+}
+
+// openAnchor is another descriptor of the upper object. Preconditions: as for hold.
+func (fs *FS) openAnchor(n *node) (int, error) {
+	if f := n.file.Load(); f != nil {
+		fd, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, 0)
+		return fd, pathError("dup", at{}, err)
+	}
 	p, err := fs.place(n)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	defer fs.put(p)
-	fd, err := fs.upper.open(p.at, unix.O_PATH)
-	if err != nil {
-		return err
-	}
-	n.anchor = fd
-	return nil
+	return fs.upper.open(p.at, unix.O_PATH)
 }

@@ -201,6 +201,10 @@ func (u *Upper) applyOwnerMode(a at, o *object) error {
 	if o.typ() == unix.S_IFLNK {
 		return nil
 	}
+	var st unix.Statx_t
+	if err := u.stat(a, &st); err != nil || uint32(st.Mode)&0o7777 == o.mode&0o7777 {
+		return err
+	}
 	return u.chmod(a, o.mode&0o7777)
 }
 

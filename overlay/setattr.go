@@ -24,7 +24,7 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 	if !n.upper.Load() {
 		return fs.nodeAttrLocked(n) // chown(dir, -1, -1): nothing to drop, nothing to copy up
 	}
-	p, err := fs.place(n)
+	p, err := fs.reach(n)
 	if err != nil {
 		return Attr{}, err
 	}

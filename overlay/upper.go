@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -58,12 +57,7 @@ type at struct {
 
 // path is for system calls that take no directory descriptor. The last
 // component must not be followed by them, except for an empty name.
-func (a at) path() string {
-	if a.name == "" {
-		return "/proc/self/fd/" + strconv.Itoa(a.dir)
-	}
-	return "/proc/self/fd/" + strconv.Itoa(a.dir) + "/" + a.name
-}
+func (a at) path() string { return sys.ProcPath(a.dir, a.name) }
 
 func (a at) String() string {
 	if a.name == "" {
@@ -224,14 +218,22 @@ func (u *Upper) chown(a at, uid, gid int) error {
 	return pathError("chown", a, unix.Fchownat(a.dir, a.name, uid, gid, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW)))
 }
 
-// chmod changes anything but a symlink. It goes through an O_PATH descriptor,
-// since fchmodat(2) follows and fchmodat2(2) is younger than the kernels served.
+// chmod changes anything but a symlink. fchmodat(2) follows, and fchmodat2(2) is younger
+// than the kernels served: where it is not there, an O_PATH descriptor leads to the name.
 func (u *Upper) chmod(a at, mode uint32) error {
 	if err := u.step("chmod"); err != nil {
 		return err
 	}
 	if a.name == "" {
-		return pathError("chmod", a, unix.Chmod(a.path(), mode))
+		err := unix.Fchmod(a.dir, mode)
+		if errors.Is(err, unix.EBADF) {
+			err = unix.Chmod(a.path(), mode)
+		}
+		return pathError("chmod", a, err)
+	}
+	err := unix.Fchmodat(a.dir, a.name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
+		return pathError("chmod", a, err)
 	}
 	fd, err := u.open(a, unix.O_PATH)
 	if err != nil {
@@ -246,10 +248,11 @@ func (u *Upper) utimes(a at, atime, mtime unix.Timespec) error {
 		return err
 	}
 	ts := []unix.Timespec{atime, mtime}
-	if a.name == "" {
-		return pathError("utimes", a, unix.UtimesNanoAt(unix.AT_FDCWD, a.path(), ts, 0))
+	err := unix.UtimesNanoAt(a.dir, a.name, ts, a.emptyPath(unix.AT_SYMLINK_NOFOLLOW))
+	if a.name == "" && errors.Is(err, unix.EINVAL) { // before Linux 5.8
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, a.path(), ts, 0)
 	}
-	return pathError("utimes", a, unix.UtimesNanoAt(a.dir, a.name, ts, unix.AT_SYMLINK_NOFOLLOW))
+	return pathError("utimes", a, err)
 }
 
 func (u *Upper) unlink(a at, flags int) error {

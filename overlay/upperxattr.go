@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // Names in the upper that are ours or overlayfs'. docs/upper-format.md.
@@ -59,36 +61,22 @@ func (u *Upper) getxattr(a at, name string) ([]byte, error) {
 }
 
 func (u *Upper) getxattrInto(a at, name string, buf []byte) (n int, err error) {
-	if a.name == "" {
-		n, err = unix.Getxattr(a.path(), name, buf)
-	} else {
-		n, err = unix.Lgetxattr(a.path(), name, buf)
-	}
+	n, err = sys.Getxattr(a.dir, a.name, name, buf)
 	return n, pathError("getxattr "+name, a, err)
 }
 
-func (u *Upper) setxattr(a at, name string, value []byte, flags int) (err error) {
+func (u *Upper) setxattr(a at, name string, value []byte, flags int) error {
 	if err := u.step("setxattr"); err != nil {
 		return err
 	}
-	if a.name == "" {
-		err = unix.Setxattr(a.path(), name, value, flags)
-	} else {
-		err = unix.Lsetxattr(a.path(), name, value, flags)
-	}
-	return pathError("setxattr "+name, a, err)
+	return pathError("setxattr "+name, a, sys.Setxattr(a.dir, a.name, name, value, flags))
 }
 
-func (u *Upper) removexattr(a at, name string) (err error) {
+func (u *Upper) removexattr(a at, name string) error {
 	if err := u.step("removexattr"); err != nil {
 		return err
 	}
-	if a.name == "" {
-		err = unix.Removexattr(a.path(), name)
-	} else {
-		err = unix.Lremovexattr(a.path(), name)
-	}
-	return pathError("removexattr "+name, a, err)
+	return pathError("removexattr "+name, a, sys.Removexattr(a.dir, a.name, name))
 }
 
 // listxattr is the NUL-separated list of stored names; empty where the object
@@ -96,13 +84,7 @@ func (u *Upper) removexattr(a at, name string) (err error) {
 func (u *Upper) listxattr(a at) ([]byte, error) {
 	buf := make([]byte, 512)
 	for {
-		var n int
-		var err error
-		if a.name == "" {
-			n, err = unix.Listxattr(a.path(), buf)
-		} else {
-			n, err = unix.Llistxattr(a.path(), buf)
-		}
+		n, err := sys.Listxattr(a.dir, a.name, buf)
 		switch err { //nolint:errorlint // a raw errno
 		case nil:
 			return buf[:n], nil

@@ -76,7 +76,7 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.place(n)
+	p, err := fs.reach(n)
 	if err != nil {
 		return 0, err
 	}
@@ -156,7 +156,7 @@ func (fs *FS) xattrNames(ino Ino) ([]string, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.place(n)
+	p, err := fs.reach(n)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +237,7 @@ func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.place(n)
+	p, err := fs.reach(n)
 	if err != nil {
 		return err
 	}

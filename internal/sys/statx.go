@@ -1,7 +1,6 @@
 package sys
 
 import (
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -11,10 +10,9 @@ import (
 // the name on the heap.
 func Statx(dir int, name string, flags, mask int, st *unix.Statx_t) error {
 	var buf [unix.NAME_MAX + 1]byte
-	if len(name) >= len(buf) || strings.IndexByte(name, 0) >= 0 {
+	if !cString(buf[:], name) {
 		return unix.Statx(dir, name, flags, mask, st)
 	}
-	copy(buf[:], name)
 	_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
 	if errno != 0 {
