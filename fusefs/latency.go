@@ -26,11 +26,14 @@ type processors struct {
 	awake  bool
 }
 
-// open is how root gets to the device; others leave processors alone.
-func (p *processors) open(device string) {
-	if f, err := os.OpenFile(device, os.O_WRONLY, 0); err == nil {
+// open is how root gets to the device; others, to whom it reports false, leave processors
+// alone.
+func (p *processors) open(device string) bool {
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
+	if err == nil {
 		p.device = f
 	}
+	return err == nil
 }
 
 // close takes back what was said.

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"encoding/binary"
 	"fmt"
 	"testing"
 
@@ -95,5 +96,69 @@ func TestListingsAreForgottenByAge(t *testing.T) {
 	}
 	if l.get(0, 2, false) != nil || l.get(3*maxListings-1, 2, true) == nil || l.get(3*maxListings-1, 3, true) != nil {
 		t.Error("the oldest is there, or the newest is not, or an outdated one counts as fresh")
+	}
+}
+
+// plusNodes reads one reply of READDIRPLUS: the number that each entry has, 0 where it
+// came without attributes, and where the next reply begins.
+func (r *raw) plusNodes(node, off uint64) (nodes []uint64, next uint64) {
+	r.t.Helper()
+	out := fuse.NewDirEntryList(make([]byte, 32<<10), off)
+	if st := r.ReadDirPlus(nil, &fuse.ReadIn{InHeader: header(node), Offset: off, Size: 32 << 10}, out); !st.Ok() {
+		r.t.Fatal(st)
+	}
+	const entryOut, dirent = 128, 24 // struct fuse_entry_out, fuse_dirent without its name
+	for b := out.Bytes(); len(b) > 0; {
+		nodes = append(nodes, binary.NativeEndian.Uint64(b))
+		name := binary.NativeEndian.Uint32(b[entryOut+16:])
+		b = b[entryOut+dirent+(name+7)&^7:]
+	}
+	return nodes, out.Offset
+}
+
+func TestALongListingHasAttributesWhereTheyAreWanted(t *testing.T) {
+	r := newRaw(t, false)
+	h := header(1)
+	var dir fuse.EntryOut
+	if st := r.Mkdir(nil, &fuse.MkdirIn{InHeader: h, Mode: 0o755}, "long", &dir); !st.Ok() {
+		t.Fatal(st)
+	}
+	h = header(dir.NodeId)
+	const names = plusEntries + 1000
+	for i := range names {
+		var out fuse.EntryOut
+		if st := r.Mknod(nil, &fuse.MknodIn{InHeader: h, Mode: unix.S_IFREG | 0o644}, fmt.Sprint("name", i), &out); !st.Ok() {
+			t.Fatal(st)
+		}
+	}
+	with, without := 0, 0
+	var lateFrom uint64 // the first page that has no attributes
+	for off := uint64(0); ; {
+		nodes, next := r.plusNodes(dir.NodeId, off)
+		if len(nodes) == 0 {
+			break
+		}
+		for _, n := range nodes {
+			switch {
+			case n != 0:
+				with++
+			default:
+				without++
+			}
+		}
+		if without > 2 && lateFrom == 0 {
+			lateFrom = off
+		}
+		off = next
+	}
+	if with+without != names+2 || with < plusEntries || without < 500 {
+		t.Fatalf("%d entries with attributes, %d without", with, without)
+	}
+	var out fuse.EntryOut
+	if st := r.Lookup(nil, &h, "name7", &out); !st.Ok() {
+		t.Fatal(st)
+	}
+	if nodes, _ := r.plusNodes(dir.NodeId, lateFrom); len(nodes) == 0 || nodes[0] == 0 {
+		t.Error("no attributes after somebody wanted one")
 	}
 }

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -29,8 +30,11 @@ import (
 // processors are free, leaders follow each other at once.
 
 const (
-	// alertFor is how long the leader looks for the next request before it sleeps.
-	alertFor = 20 * time.Microsecond
+	// alertFor is how long the leader looks for the next request before it sleeps: about
+	// as long as waking it would take. Where processors should be kept awake (latency.go)
+	// and cannot be, that is alertForAsleep.
+	alertFor       = 20 * time.Microsecond
+	alertForAsleep = 100 * time.Microsecond
 	// looksPerClock is how often it looks between looks at the clock.
 	looksPerClock = 8
 	// maxHope bounds how many times in a row it may look in vain before it does not try
@@ -151,6 +155,7 @@ func (l *requestLoop) serve() {
 	}
 	l.alert.able = runtime.GOMAXPROCS(0) > 1 // else who asks could not run meanwhile
 	l.alert.hope = maxHope
+	l.alert.patience = cmp.Or(l.alert.patience, alertFor)
 	l.watch.start(&l.turn, l.takeTurn)
 	l.passTurn()
 	l.running.Wait()
@@ -310,11 +315,12 @@ func (l *requestLoop) read(w *worker) (n int, queued bool, err error) {
 // alertness is whether to look for the next request or to sleep until it comes. The
 // leader's turns order its use.
 type alertness struct {
-	able  bool
-	since time.Time // looked since
-	asked int       // requests since it last looked
-	hope  int       // how many more times it may be in vain
-	run   int       // requests in a row that were there at once
+	able     bool
+	patience time.Duration // how long it looks
+	since    time.Time     // looked since
+	asked    int           // requests since it last looked
+	hope     int           // how many more times it may be in vain
+	run      int           // requests in a row that were there at once
 }
 
 // looksOn reports whether to look once more, after looks times in vain.
@@ -328,7 +334,7 @@ func (a *alertness) looksOn(looks int) bool {
 			return false
 		}
 		a.since, a.asked = time.Now(), 0
-	case looks%looksPerClock == 0 && time.Since(a.since) > alertFor:
+	case looks%looksPerClock == 0 && time.Since(a.since) > a.patience:
 		a.hope = max(0, a.hope-1)
 		return false
 	}

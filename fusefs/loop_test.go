@@ -282,7 +282,7 @@ func TestDataInBuffersBeginAtPages(t *testing.T) {
 }
 
 func TestWhoLooksInVainSoonSleeps(t *testing.T) {
-	a := alertness{able: true, hope: maxHope}
+	a := alertness{able: true, patience: alertFor, hope: maxHope}
 	look := func() (looked bool) { // for one request that comes too late
 		for looks := 0; a.looksOn(looks); looks++ {
 			looked = true

@@ -58,15 +58,20 @@ func (o *ops) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 }
 
 // ReadDirPlus lists names with their attributes: a LOOKUP of each, with its
-// reference. "." and ".." go without (the kernel drops them).
+// reference. "." and ".." go without (the kernel drops them), and so does what comes
+// late in a long listing, until somebody asks.
 func (o *ops) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	o.stats.count(opReadDirPlus)
 	h, i, st := o.listing(opReadDirPlus, in)
 	if !st.Ok() {
 		return st
 	}
+	add := o.addPlus
+	if !o.listings.withAttributes(overlay.Ino(in.NodeId), i) {
+		add = addBare
+	}
 	for ; ; i++ {
-		more, err := o.addPlus(h, i, out)
+		more, err := add(h, i, out)
 		if err != nil {
 			return o.endListing(opReadDirPlus, in, out, err)
 		}
@@ -79,8 +84,7 @@ func (o *ops) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 // addPlus adds entry i; more is false when it is past the end or does not fit.
 func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more bool, err error) {
 	if i < 2 {
-		e, ok, err := h.Entry(i)
-		return ok && out.AddDirLookupEntry(wireEntry(&e)) != nil, err
+		return addBare(h, i, out)
 	}
 	e, ok, err := h.EntryName(i)
 	if err != nil || !ok {
@@ -90,10 +94,7 @@ func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more
 	if err != nil {
 		// Gone since the listing was taken, or broken: it is listed with no
 		// attributes, and a LOOKUP of its own tells.
-		if e, ok, err = h.Entry(i); err != nil {
-			return false, err
-		}
-		return ok && out.AddDirLookupEntry(wireEntry(&e)) != nil, nil
+		return addBare(h, i, out)
 	}
 	e.Ino, e.Mode = a.Ino, a.Mode
 	entry := out.AddDirLookupEntry(wireEntry(&e))
@@ -103,6 +104,12 @@ func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more
 	}
 	o.fillEntry(entry, &a)
 	return true, nil
+}
+
+// addBare is addPlus without attributes.
+func addBare(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more bool, err error) {
+	e, ok, err := h.Entry(i)
+	return err == nil && ok && out.AddDirLookupEntry(wireEntry(&e)) != nil, err
 }
 
 // endListing ends a reply with an error where it has no entries yet; else the

@@ -10,6 +10,7 @@ import (
 // lifetime is a negative entry (fs/fuse/dir.c:fuse_lookup).
 func (o *ops) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	o.stats.count(opLookup)
+	o.listings.lookedUp(overlay.Ino(in.NodeId))
 	a, err := o.fs.Lookup(overlay.Ino(in.NodeId), name)
 	if err != nil {
 		st := o.status(opLookup, in.NodeId, err)

@@ -54,8 +54,7 @@ const (
 
 // extraCapabilities are asked for beyond go-fuse's own; docs/fuse.md says why
 // each, and why not the others.
-const extraCapabilities = fuse.CAP_READDIRPLUS_AUTO |
-	fuse.CAP_ATOMIC_O_TRUNC |
+const extraCapabilities = fuse.CAP_ATOMIC_O_TRUNC |
 	fuse.CAP_DONT_MASK |
 	fuse.CAP_HANDLE_KILLPRIV_V2 |
 	fuse.CAP_SETXATTR_EXT |
