@@ -143,17 +143,20 @@ func (rep *report) markdown() string {
 	for i := range rep.Rows {
 		r := &rep.Rows[i]
 		own := "failed"
-		if m, ok := r.median(r.who()); ok {
+		if m, ok := r.median(r.Ours); ok {
 			own = figure(m, r.Unit)
 		}
-		ratio, target, met := "", r.target(), ""
-		if x, ok := r.ratio(); ok {
-			ratio = times(x) + " × " + r.Peer
+		var ratios, met []string
+		for _, g := range r.Goals {
+			if x, ok := r.ratio(g.Peer); ok {
+				ratios = append(ratios, times(x)+" × "+g.Peer)
+			}
 		}
-		if ok, known := r.met(); known {
-			met = map[bool]string{true: "yes", false: "**no**"}[ok]
+		for _, ok := range r.met() {
+			met = append(met, map[bool]string{true: "yes", false: "**no**"}[ok])
 		}
-		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s |\n", r.Name, own, strings.Join(r.peers(), ", "), ratio, target, met)
+		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s |\n", r.Name, own, strings.Join(r.peers(), ", "),
+			strings.Join(ratios, ", "), r.target(), strings.Join(met, ", "))
 	}
 	return s.String()
 }
@@ -162,12 +165,12 @@ func (rep *report) markdown() string {
 func (r *result) peers() []string {
 	var out []string
 	for who := range r.Values {
-		if m, ok := r.median(who); ok && who != r.who() {
+		if m, ok := r.median(who); ok && who != r.Ours {
 			out = append(out, who+" "+figure(m, r.Unit))
 		}
 	}
 	for who, e := range r.Errors {
-		if who != r.who() {
+		if who != r.Ours {
 			out = append(out, who+": "+strings.SplitN(e, "\n", 2)[0])
 		}
 	}
@@ -177,8 +180,10 @@ func (r *result) peers() []string {
 
 func (r *result) target() string {
 	var out []string
-	if r.Limit > 0 {
-		out = append(out, "≤ "+times(r.Limit)+" ×")
+	for _, g := range r.Goals {
+		if g.Limit > 0 {
+			out = append(out, "≤ "+times(g.Limit)+" ×")
+		}
 	}
 	if r.Most > 0 {
 		out = append(out, "≤ "+figure(r.Most, r.Unit))
@@ -193,12 +198,17 @@ const (
 	plotMost  = 3.0 // ratios above are cut
 )
 
-// plot draws each row's ratio as a bar, with the peer's at 1 and the target as a mark.
+// plot draws each row's first ratio as a bar, with the peer's at 1 and the target as a
+// mark.
 func (rep *report) plot() string {
 	var rows []*result
 	for i := range rep.Rows {
-		if _, ok := rep.Rows[i].ratio(); ok {
-			rows = append(rows, &rep.Rows[i])
+		r := &rep.Rows[i]
+		if len(r.Goals) == 0 {
+			continue
+		}
+		if _, ok := r.ratio(r.Goals[0].Peer); ok {
+			rows = append(rows, r)
 		}
 	}
 	at := func(x float64) float64 { return plotLabel + min(x, plotMost)/plotMost*plotWidth }
@@ -208,18 +218,19 @@ func (rep *report) plot() string {
 	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", plotLabel+plotWidth+170, height)
 	s.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
 	for i, r := range rows {
-		x, _ := r.ratio()
+		g := r.Goals[0]
+		x, _ := r.ratio(g.Peer)
 		y := 10 + plotRow*i
 		colour := "#888"
-		if met, known := r.met(); known {
-			colour = map[bool]string{true: "#3a7", false: "#c54"}[met]
+		if g.Limit > 0 {
+			colour = map[bool]string{true: "#3a7", false: "#c54"}[x <= g.Limit]
 		}
 		fmt.Fprintf(&s, `<text x="%d" y="%d" text-anchor="end">%s</text>`, plotLabel-8, y+14, escape.Replace(r.Name))
 		fmt.Fprintf(&s, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`, plotLabel, y+3, at(x)-plotLabel, plotRow-8, colour)
-		if r.Limit > 0 {
-			fmt.Fprintf(&s, `<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="black" stroke-width="2"/>`, at(r.Limit), at(r.Limit), y+1, y+plotRow-3)
+		if g.Limit > 0 {
+			fmt.Fprintf(&s, `<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="black" stroke-width="2"/>`, at(g.Limit), at(g.Limit), y+1, y+plotRow-3)
 		}
-		fmt.Fprintf(&s, `<text x="%.1f" y="%d">%s × %s</text>`+"\n", at(max(x, r.Limit))+6, y+14, times(x), r.Peer)
+		fmt.Fprintf(&s, `<text x="%.1f" y="%d">%s × %s</text>`+"\n", at(max(x, g.Limit))+6, y+14, times(x), g.Peer)
 	}
 	fmt.Fprintf(&s, `<line x1="%.1f" x2="%.1f" y1="5" y2="%d" stroke="#666" stroke-dasharray="3"/>`, at(1), at(1), height-35)
 	fmt.Fprintf(&s, `<text x="%.1f" y="%d" text-anchor="middle">1: as the peer. Shorter is faster; the black marks are the targets.</text>`+"\n</svg>\n", at(1), height-15)

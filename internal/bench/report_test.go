@@ -5,17 +5,18 @@ import (
 	"encoding/xml"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
 func sample() report {
 	return report{When: "2026-01-02T03:04:05Z", Machine: "2 processors", Program: "umoci-mount version 1\nmore", Runs: 3, Missing: []string{igzip}, Rows: []result{
-		{Name: "fast <row>", Peer: overlay, Limit: 1.5, Values: map[string][]float64{ours: {1, 9, 2}, overlay: {2, 2, 2}}},
-		{Name: "slow row", Peer: overlay, Limit: 1.5, Values: map[string][]float64{ours: {4}, overlay: {2}}, Errors: map[string]string{fuseOver: "broke\nat once"}},
-		{Name: "memory", Most: 25, Unit: "MB", Values: map[string][]float64{ours: {24, 26}}},
-		{Name: "no peer", Peer: umoci, Limit: 2, Values: map[string][]float64{ours: {0.012}}},
-		{Name: "user", Peer: userOther, Limit: 0.2, Values: map[string][]float64{userOurs: {1}, userOther: {10}}},
+		{Name: "fast <row>", Ours: ours, Goals: []goal{{overlay, 1.5}}, Values: map[string][]float64{ours: {1, 9, 2}, overlay: {2, 2, 2}}},
+		{Name: "slow row", Ours: ours, Goals: []goal{{overlay, 1.5}, {umoci, 0.5}, {fuseOver, 0.2}}, Values: map[string][]float64{ours: {4}, overlay: {2}, umoci: {10}}, Errors: map[string]string{fuseOver: "broke\nat once"}},
+		{Name: "memory", Ours: ours, Most: 25, Unit: "MB", Values: map[string][]float64{ours: {24, 26}}},
+		{Name: "no peer", Ours: ours, Goals: []goal{{umoci, 2}}, Values: map[string][]float64{ours: {0.012}}},
+		{Name: "user", Ours: userOurs, Goals: []goal{{userOther, 0.2}}, Values: map[string][]float64{userOurs: {1}, userOther: {10}}},
 	}}
 }
 
@@ -25,7 +26,7 @@ func TestTheTableSaysWhatIsMetAndWhatIsMissing(t *testing.T) {
 	for _, want := range []string{
 		"Not on this machine: igzip.",
 		"| fast <row> | 2.00 s | overlayfs 2.00 s | 1.00 × overlayfs | ≤ 1.50 × | yes |",
-		"| slow row | 4.00 s | fuse-overlayfs: broke, overlayfs 2.00 s | 2.00 × overlayfs | ≤ 1.50 × | **no** |",
+		"| slow row | 4.00 s | fuse-overlayfs: broke, overlayfs 2.00 s, umoci 10.0 s | 2.00 × overlayfs, 0.40 × umoci | ≤ 1.50 ×, ≤ 0.50 ×, ≤ 0.20 × | **no**, yes |",
 		"| memory | 25 MB |  |  | ≤ 25 MB | yes |",
 		"| no peer | 12.0 ms |  |  | ≤ 2.00 × |  |",
 		"| user | 1.00 s | fuse-overlayfs, plain user 10.0 s | 0.10 × fuse-overlayfs, plain user | ≤ 0.20 × | yes |",
@@ -72,8 +73,13 @@ func TestRowsHaveNamesOfTheirOwnAndAPeerThatTheyMeasure(t *testing.T) {
 			t.Errorf("two rows %q", r.name)
 		}
 		seen[r.name] = true
-		if r.begin == nil || r.limit > 0 && r.peer == "" || r.limit == 0 && r.most == 0 && r.peer == "" {
+		if r.begin == nil || r.most == 0 && len(r.goals) == 0 {
 			t.Errorf("row %q measures nothing", r.name)
+		}
+		for _, g := range r.goals {
+			if !slices.Contains(r.contenders[1:], g.Peer) {
+				t.Errorf("row %q is compared with %q, which it does not measure", r.name, g.Peer)
+			}
 		}
 	}
 }

@@ -13,14 +13,19 @@ import (
 type row struct {
 	name       string
 	contenders []string // the first is ours
-	peer       string   // whose median the ratio is of; "": none
-	limit      float64  // the most that the ratio may be; 0: no target
-	most       float64  // the most that ours may be, in seconds (or unit); 0: none
-	unit       string   // "": seconds
-	full       bool     // not with -quick
-	slow       string   // the contender that is left out with -quick; "": none
+	goals      []goal
+	most       float64 // the most that ours may be, in seconds (or unit); 0: none
+	unit       string  // "": seconds
+	full       bool    // not with -quick
+	slow       string  // the contender that is left out with -quick; "": none
 	// begin prepares a contender; each call of the trial is one measurement.
 	begin func(b *bench, who string) (trial, func() error, error)
+}
+
+// goal is a peer whose median ours is compared with.
+type goal struct {
+	Peer  string  `json:"peer"`
+	Limit float64 `json:"limit,omitempty"` // the most that the ratio may be; 0: no target
 }
 
 // trial measures once.
@@ -30,8 +35,8 @@ type trial func() (float64, error)
 type result struct {
 	Name   string               `json:"name"`
 	Unit   string               `json:"unit"`
-	Peer   string               `json:"peer,omitempty"`
-	Limit  float64              `json:"limit,omitempty"`
+	Ours   string               `json:"ours"` // the contender that is ours
+	Goals  []goal               `json:"goals,omitempty"`
 	Most   float64              `json:"most,omitempty"`
 	Values map[string][]float64 `json:"values"`
 	Errors map[string]string    `json:"errors,omitempty"`
@@ -46,34 +51,28 @@ func (r *result) median(who string) (m float64, ok bool) {
 	return (v[len(v)/2] + v[(len(v)-1)/2]) / 2, true
 }
 
-// ratio is ours by the peer's.
-func (r *result) ratio() (float64, bool) {
-	a, ok := r.median(r.who())
-	p, ok2 := r.median(r.Peer)
+// ratio is ours by a peer's.
+func (r *result) ratio(peer string) (float64, bool) {
+	a, ok := r.median(r.Ours)
+	p, ok2 := r.median(peer)
 	if !ok || !ok2 || p == 0 {
 		return 0, false
 	}
 	return a / p, true
 }
 
-func (r *result) who() string {
-	if r.Peer == userOther {
-		return userOurs
+// met tells of each target whether it is reached, but for those with nothing to compare
+// with.
+func (r *result) met() (met []bool) {
+	for _, g := range r.Goals {
+		if x, ok := r.ratio(g.Peer); ok && g.Limit > 0 {
+			met = append(met, x <= g.Limit)
+		}
 	}
-	return ours
-}
-
-// met tells whether the targets are reached; known is false where there is none, or
-// nothing to compare with.
-func (r *result) met() (met, known bool) {
-	met = true
-	if m, ok := r.median(r.who()); ok && r.Most > 0 {
-		met, known = m <= r.Most, true
+	if m, ok := r.median(r.Ours); ok && r.Most > 0 {
+		met = append(met, m <= r.Most)
 	}
-	if x, ok := r.ratio(); ok && r.Limit > 0 {
-		met, known = met && x <= r.Limit, true
-	}
-	return met, known
+	return met
 }
 
 // measure runs the rows that are asked for, until it is interrupted.
@@ -104,7 +103,7 @@ func (b *bench) measure(ctx context.Context) []result {
 }
 
 func (b *bench) measureRow(r row) result {
-	res := result{Name: r.name, Unit: r.unit, Peer: r.peer, Limit: r.limit, Most: r.most, Values: map[string][]float64{}, Errors: map[string]string{}}
+	res := result{Name: r.name, Unit: r.unit, Ours: r.contenders[0], Goals: r.goals, Most: r.most, Values: map[string][]float64{}, Errors: map[string]string{}}
 	sweep := func(keep int) {
 		if err := b.sweep(keep); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", r.name+":", err)
@@ -237,8 +236,8 @@ func (r row) quickWithout(who string) row {
 	return r
 }
 
-// against sets whose ratio counts, and the target.
+// against adds a peer whose ratio counts, and the target; 0: there is none.
 func (r row) against(peer string, limit float64) row {
-	r.peer, r.limit = peer, limit
+	r.goals = append(slices.Clip(r.goals), goal{peer, limit})
 	return r
 }
