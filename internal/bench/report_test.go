@@ -73,7 +73,7 @@ func TestRowsHaveNamesOfTheirOwnAndAPeerThatTheyMeasure(t *testing.T) {
 			t.Errorf("two rows %q", r.name)
 		}
 		seen[r.name] = true
-		if r.begin == nil || r.most == 0 && len(r.goals) == 0 {
+		if r.begin == nil || len(r.contenders) == 0 {
 			t.Errorf("row %q measures nothing", r.name)
 		}
 		for _, g := range r.goals {

@@ -71,9 +71,12 @@ func rows() []row {
 		nextMount(""),
 		nextMount("million"),
 		quickEdit(),
-		repackOne("compiler"),
-		repackOne("million"),
+		repackFew("compiler", 1),
+		repackFew("million", 1),
+		repackFew("compiler", 1000),
+		repackFew("million", 1000),
 		repackMuch(),
+		repackMuchSize(),
 
 		in("find -ls, everything cached", findAll, false, both...).against(overlay, 1.15).against(fuseOver, metadata),
 		in("tar of the tree, everything cached", tarAll, false, both...).against(overlay, 1.3).notQuick(),
@@ -230,9 +233,12 @@ func quickEdit() row {
 	return r
 }
 
-// repackOne repacks one changed file of a mounted bundle: the image's size does not count.
-func repackOne(tag string) row {
+// repackFew repacks a mounted bundle with n new files: the image's size does not count.
+func repackFew(tag string, n int) row {
 	r := row{name: "repack of one changed file, image " + tag, contenders: []string{ours}, most: 0.05, full: true}
+	if n > 1 {
+		r.name, r.most = fmt.Sprintf("repack of %d changed files, image %s", n, tag), 0 // shows what it grows with
+	}
 	r.begin = func(b *bench, _ string) (trial, func() error, error) {
 		image := b.ref(tag)
 		if tag == "million" {
@@ -245,14 +251,14 @@ func repackOne(tag string) row {
 		if err != nil {
 			return nil, nil, err
 		}
-		err = sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; echo x >"$2/b/rootfs/changed"`, b.bin, image, dir)
+		err = sh(dir+".log", "", `"$0" mount --image "$1" "$2/b"; for i in $(seq "$3"); do echo "$i" >"$2/b/rootfs/changed$i"; done`, b.bin, image, dir, strconv.Itoa(n))
 		return func() (float64, error) {
 				if err := settle(false); err != nil {
 					return 0, err
 				}
-				return timed(func() error { return sh(dir+".log", "", `"$0" repack --image "$1-one" "$2/b"`, b.bin, image, dir) })
+				return timed(func() error { return sh(dir+".log", "", `"$0" repack --image "$1-few" "$2/b"`, b.bin, image, dir) })
 			}, func() error {
-				return sh(dir+".log", "", `"$0" umount "$2/b"; "$0" rm --image "$1-one"`, b.bin, image, dir)
+				return sh(dir+".log", "", `"$0" umount "$2/b"; "$0" rm --image "$1-few"`, b.bin, image, dir)
 			}, err
 	}
 	return r
@@ -262,26 +268,56 @@ func repackOne(tag string) row {
 func repackMuch() row {
 	r := row{name: "repack of 500 MB of changes", contenders: []string{ours, umoci}, goals: []goal{{umoci, 1}}, full: true}
 	r.begin = func(b *bench, who string) (trial, func() error, error) {
-		tool := map[string]string{ours: b.bin, umoci: umoci}[who]
-		dir, err := b.dir()
-		if err != nil {
-			return nil, nil, err
-		}
-		err = sh(dir+".log", "", `"$0" unpack --image "$1" "$2/b"; mkdir "$2/b/rootfs/new"
-			perl -e 'srand(2); for my $i (0..499) { open(my $f, ">", "$ARGV[0]/$i") or die;
-				for (1..64) { print $f pack("L*", map { int(rand(2**32)) } 1..2048), "some text that compresses well " x 264 } }' "$2/b/rootfs/new"`, tool, b.ref("minbase"), dir)
+		repack, end, err := b.muchChanged(who)
 		return func() (float64, error) {
-				if err := settle(false); err != nil {
-					return 0, err
-				}
-				return timed(func() error {
-					return sh(dir+".log", "", `"$0" repack --image "$1-much" "$2/b"`, tool, b.ref("minbase"), dir)
-				})
-			}, func() error {
-				return sh(dir+".log", "", `[ "$3" = umoci ] || "$0" umount "$2/b"; "$0" rm --image "$1-much"`, b.bin, b.ref("minbase"), dir, who)
-			}, err
+			if err := settle(false); err != nil {
+				return 0, err
+			}
+			return timed(repack)
+		}, end, err
 	}
 	return r
+}
+
+// repackMuchSize is the size of the layer that repackMuch makes, in MB.
+func repackMuchSize() row {
+	r := row{name: "the layer of 500 MB of changes", contenders: []string{ours, umoci}, goals: []goal{{umoci, 1.02}}, unit: "MB", full: true}
+	r.begin = func(b *bench, who string) (trial, func() error, error) {
+		repack, end, err := b.muchChanged(who)
+		return func() (float64, error) {
+			if err := repack(); err != nil {
+				return 0, err
+			}
+			layers, err := b.layers("minbase-much")
+			if err != nil {
+				return 0, err
+			}
+			info, err := os.Stat(layers[len(layers)-1])
+			if err != nil {
+				return 0, err
+			}
+			return float64(info.Size()) / 1e6, nil
+		}, end, err
+	}
+	return r
+}
+
+// muchChanged prepares a bundle with 500 MB of new files, and gives what repacks it as
+// minbase-much, and what ends it.
+func (b *bench) muchChanged(who string) (repack, end func() error, err error) {
+	tool := map[string]string{ours: b.bin, umoci: umoci}[who]
+	dir, err := b.dir()
+	if err != nil {
+		return nil, nil, err
+	}
+	err = sh(dir+".log", "", `"$0" unpack --image "$1" "$2/b"; mkdir "$2/b/rootfs/new"
+		perl -e 'srand(2); for my $i (0..499) { open(my $f, ">", "$ARGV[0]/$i") or die;
+			for (1..64) { print $f pack("L*", map { int(rand(2**32)) } 1..2048), "some text that compresses well " x 264 } }' "$2/b/rootfs/new"`, tool, b.ref("minbase"), dir)
+	return func() error {
+			return sh(dir+".log", "", `"$0" repack --image "$1-much" "$2/b"`, tool, b.ref("minbase"), dir)
+		}, func() error {
+			return sh(dir+".log", "", `[ "$3" = umoci ] || "$0" umount "$2/b"; "$0" rm --image "$1-much"`, b.bin, b.ref("minbase"), dir, who)
+		}, err
 }
 
 // start is the first start of a program after caches were dropped.
