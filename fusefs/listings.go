@@ -15,8 +15,7 @@ const (
 )
 
 // plusEntries is how many entries of a directory come with their attributes whether or
-// not anybody wants them: as many as fts(3) lists before it looks at the first
-// (FTS_MAX_READDIR_ENTRIES). Attributes cost the kernel an inode each.
+// not anybody wants them. Attributes cost the kernel an inode each.
 const plusEntries = 10_000
 
 // listings are those that the kernel has begun to read. Nobody tells when it has

@@ -139,10 +139,9 @@ func TestALongListingHasAttributesWhereTheyAreWanted(t *testing.T) {
 			break
 		}
 		for _, n := range nodes {
-			switch {
-			case n != 0:
+			if n != 0 {
 				with++
-			default:
+			} else {
 				without++
 			}
 		}

@@ -10,13 +10,14 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // The file form of a layer's kept spans:
@@ -139,7 +140,7 @@ func (k *keptSpans) open() error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	direct, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), os.O_RDWR|unix.O_DIRECT, 0)
+	direct, err := os.OpenFile(sys.ProcPath(int(f.Fd()), ""), os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		direct = f // not on every file system
 	}

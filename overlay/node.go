@@ -78,6 +78,7 @@ func (fs *FS) place(n *node) (place, error) {
 }
 
 // reach is place, through the open file where there is one: that needs no walk.
+// Preconditions: as for place.
 func (fs *FS) reach(n *node) (place, error) {
 	if f := n.file.Load(); f != nil {
 		return place{at: at{f.fd, ""}}, nil

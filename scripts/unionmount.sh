@@ -5,12 +5,14 @@
 #
 # Its lower directory becomes an image, its upper a bundle's. First with one layer, then
 # with up to five, where each layer that the suite puts on top of the last is made by
-# repack. As root, with python3, fuse3 and bin/umoci-mount.
+# repack. As root, with python3.
 set -euo pipefail
 suite=$(realpath "$1")
 shift
 export UMOCI_MOUNT UMOCI_MOUNT_FLAGS="$*"
-UMOCI_MOUNT=$(realpath "$(dirname "$0")/../bin/umoci-mount")
+cd "$(dirname "$0")/.."
+make -s build
+UMOCI_MOUNT=$PWD/bin/umoci-mount
 work=$(mktemp -d /var/tmp/umoci-mount-union.XXXXXX)
 export UNIONMOUNT_BASEDIR=$work/base
 end() {

@@ -146,17 +146,14 @@ func (rep *report) markdown() string {
 		if m, ok := r.median(r.Ours); ok {
 			own = figure(m, r.Unit)
 		}
-		var ratios, met []string
+		var ratios []string
 		for _, g := range r.Goals {
 			if x, ok := r.ratio(g.Peer); ok {
 				ratios = append(ratios, times(x)+" × "+g.Peer)
 			}
 		}
-		for _, ok := range r.met() {
-			met = append(met, map[bool]string{true: "yes", false: "**no**"}[ok])
-		}
 		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s |\n", r.Name, own, strings.Join(r.peers(), ", "),
-			strings.Join(ratios, ", "), r.target(), strings.Join(met, ", "))
+			strings.Join(ratios, ", "), r.target(), strings.Join(r.met(), ", "))
 	}
 	return s.String()
 }
@@ -182,7 +179,7 @@ func (r *result) target() string {
 	var out []string
 	for _, g := range r.Goals {
 		if g.Limit > 0 {
-			out = append(out, "≤ "+times(g.Limit)+" ×")
+			out = append(out, "≤ "+times(g.Limit)+" × "+g.Peer)
 		}
 	}
 	if r.Most > 0 {

@@ -61,17 +61,25 @@ func (r *result) ratio(peer string) (float64, bool) {
 	return a / p, true
 }
 
-// met tells of each target whether it is reached, but for those with nothing to compare
-// with.
-func (r *result) met() (met []bool) {
-	for _, g := range r.Goals {
-		if x, ok := r.ratio(g.Peer); ok && g.Limit > 0 {
-			met = append(met, x <= g.Limit)
+// met tells of each target, in their order, whether it is reached.
+func (r *result) met() (met []string) {
+	judge := func(x float64, measured bool, most float64) {
+		switch {
+		case most == 0:
+		case !measured:
+			met = append(met, "not measured")
+		case x <= most:
+			met = append(met, "yes")
+		default:
+			met = append(met, "**no**")
 		}
 	}
-	if m, ok := r.median(r.Ours); ok && r.Most > 0 {
-		met = append(met, m <= r.Most)
+	for _, g := range r.Goals {
+		x, ok := r.ratio(g.Peer)
+		judge(x, ok, g.Limit)
 	}
+	m, ok := r.median(r.Ours)
+	judge(m, ok, r.Most)
 	return met
 }
 

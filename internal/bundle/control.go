@@ -8,10 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
@@ -44,7 +44,7 @@ func socketPath(bundle string) (path string, dir *os.File, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + controlName, dir, nil
+	return sys.ProcPath(int(dir.Fd()), controlName), dir, nil
 }
 
 // controlServer answers on the control socket of a mount.

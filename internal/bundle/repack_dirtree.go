@@ -9,11 +9,11 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -174,7 +174,7 @@ func (t *dirTree) readXattrs(p string) (_ map[string]string, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	return pathXattrs("/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + path.Base(p))
+	return pathXattrs(sys.ProcPath(int(dir.Fd()), path.Base(p)))
 }
 
 func (t *dirTree) open(ino layer.Ino) (content, error) {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // removal tells when the bundle of a live mount is being removed, as scripts do that
@@ -37,8 +39,8 @@ func watchRemoval(bundle string, held *os.File) (*removal, error) {
 func (r *removal) watch(fd int, bundle string, held *os.File) error {
 	// Unlinking an open file changes its link count, which is IN_ATTRIB (inotify(7)).
 	for path, mask := range map[string]uint32{
-		fmt.Sprintf("/proc/self/fd/%d", held.Fd()): unix.IN_ATTRIB,
-		bundle: unix.IN_DELETE,
+		sys.ProcPath(int(held.Fd()), ""): unix.IN_ATTRIB,
+		bundle:                           unix.IN_DELETE,
 	} {
 		if _, err := unix.InotifyAddWatch(fd, path, mask); err != nil {
 			return fmt.Errorf("watch bundle: %w", err)

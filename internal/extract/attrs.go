@@ -7,11 +7,11 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 )
 
@@ -57,7 +57,7 @@ func (w *writer) finish(ino layer.Ino, fd int, inherited bool) error {
 			return os.NewSyscallError("utimensat", err)
 		}
 		// Kernels before 5.8 do not know the flag there.
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(fd), times[:], 0); err != nil {
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, sys.ProcPath(fd, ""), times[:], 0); err != nil {
 			return os.NewSyscallError("utimensat", err)
 		}
 	}
@@ -87,7 +87,7 @@ func (w *writer) finishPath(ino layer.Ino, fd int, at place) error {
 		}
 	}
 	link := a.Mode&unix.S_IFMT == unix.S_IFLNK
-	path := fdPath(fd) // leads to the object itself, a symlink too
+	path := sys.ProcPath(fd, "") // leads to the object itself, a symlink too
 	set := func(name string, value []byte) error { return unix.Setxattr(path, name, value, 0) }
 	if err := w.xattrs(ino, &a, set, false); err != nil {
 		return err
@@ -126,8 +126,6 @@ func timesOf(a *layer.Attr) [2]unix.Timespec {
 	t := unix.Timespec{Sec: a.Mtime.Sec, Nsec: int64(a.Mtime.Nsec)}
 	return [2]unix.Timespec{t, t}
 }
-
-func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // aclPrefix is of the attributes that hold POSIX ACLs.
 const aclPrefix = "system.posix_acl_"

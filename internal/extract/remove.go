@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // maxRemoveDepth bounds the descriptors that removing holds open. What lies deeper
@@ -61,7 +63,7 @@ func openToRemove(dir int, name string) (int, error) {
 		if perr != nil {
 			return -1, err
 		}
-		cerr := unix.Fchmodat(unix.AT_FDCWD, fdPath(path), 0o700, 0)
+		cerr := unix.Fchmodat(unix.AT_FDCWD, sys.ProcPath(path, ""), 0o700, 0)
 		if cerr = errors.Join(cerr, unix.Close(path)); cerr != nil {
 			return -1, errors.Join(err, cerr)
 		}

@@ -3,7 +3,6 @@ package sys
 import (
 	"errors"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -19,15 +18,6 @@ import (
 
 // noXattrat is set where the kernel lacks the calls.
 var noXattrat atomic.Bool
-
-// ProcPath is a name in an open directory, or what is open itself, as a path.
-func ProcPath(dir int, name string) string {
-	p := "/proc/self/fd/" + strconv.Itoa(dir)
-	if name == "" {
-		return p
-	}
-	return p + "/" + name
-}
 
 // Getxattr reads an attribute, or its size alone where value is empty. The errors are
 // those of getxattr(2).
@@ -96,13 +86,7 @@ func Listxattr(dir int, name string, list []byte) (int, error) {
 
 // viaProc reports whether an error may mean that the call itself is not to be had: EPERM
 // is how some filters of system calls refuse those that they do not know.
-func viaProc(err error) bool {
-	if errors.Is(err, unix.ENOSYS) {
-		noXattrat.Store(true)
-		return true
-	}
-	return errors.Is(err, unix.EPERM)
-}
+func viaProc(err error) bool { return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) }
 
 // xattrArgs is struct xattr_args (linux/xattr.h).
 type xattrArgs struct {
@@ -112,6 +96,7 @@ type xattrArgs struct {
 }
 
 // xattrat is getxattrat(2), setxattrat(2) or removexattrat(2), which takes no value.
+// ENOSYS: the kernel lacks it, or a name is longer than any may be.
 func xattrat(call uintptr, dir int, name, attr string, value []byte, flags int) (int, error) {
 	var nameBuf, attrBuf [unix.NAME_MAX + 1]byte // XATTR_NAME_MAX is as long
 	if noXattrat.Load() || !cString(nameBuf[:], name) || !cString(attrBuf[:], attr) {
@@ -125,12 +110,10 @@ func xattrat(call uintptr, dir int, name, attr string, value []byte, flags int) 
 	n, _, errno := unix.Syscall6(call, uintptr(dir), uintptr(unsafe.Pointer(&nameBuf[0])), unix.AT_SYMLINK_NOFOLLOW,
 		uintptr(unsafe.Pointer(&attrBuf[0])), uintptr(argsPtr), argsSize)
 	runtime.KeepAlive(value)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
+	return result(n, errno)
 }
 
+// listxattrat is listxattrat(2), with the errors of xattrat.
 func listxattrat(dir int, name string, list []byte) (int, error) {
 	var nameBuf [unix.NAME_MAX + 1]byte
 	if noXattrat.Load() || !cString(nameBuf[:], name) {
@@ -138,10 +121,18 @@ func listxattrat(dir int, name string, list []byte) (int, error) {
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(&nameBuf[0])), unix.AT_SYMLINK_NOFOLLOW,
 		uintptr(unsafe.Pointer(unsafe.SliceData(list))), uintptr(len(list)), 0)
-	if errno != 0 {
-		return 0, errno
+	return result(n, errno)
+}
+
+// result is what one of the calls returned; that there is none is remembered.
+func result(n uintptr, errno unix.Errno) (int, error) {
+	switch errno {
+	case 0:
+		return int(n), nil
+	case unix.ENOSYS:
+		noXattrat.Store(true)
 	}
-	return int(n), nil
+	return 0, errno
 }
 
 // cString copies s with a NUL behind it, and reports whether there is room and no NUL

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // setUpMounts makes the program's mounts in the init's mount namespace, and changes the
@@ -70,8 +71,6 @@ func (r inRoot) open(name string, flags uint64) (int, error) {
 	})
 }
 
-func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
-
 // at calls f with a path that leads to name below the root. Where there is no such
 // thing, it is not called: an image without /sys has none.
 func (r inRoot) at(name string, f func(path string) error) error {
@@ -83,7 +82,7 @@ func (r inRoot) at(name string, f func(path string) error) error {
 		return &os.PathError{Op: "open", Path: filepath.Join("/", name), Err: err}
 	}
 	defer unix.Close(fd)
-	if err := f(fdPath(fd)); err != nil {
+	if err := f(sys.ProcPath(fd, "")); err != nil {
 		return &os.PathError{Op: "mount on", Path: filepath.Join("/", name), Err: err}
 	}
 	return nil
@@ -145,7 +144,7 @@ func (r inRoot) dev(group5 bool) error {
 			return err
 		}
 		defer unix.Close(fd)
-		return fillDev(fdPath(fd), group5)
+		return fillDev(sys.ProcPath(fd, ""), group5)
 	})
 }
 

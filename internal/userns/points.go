@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // madePoints are mountpoints that an image has not got, made in its tree for the time
@@ -194,7 +195,7 @@ func (m *madePoints) removeOne(p *madePoint) error {
 		return nil
 	}
 	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(parent), []unix.Timespec{omit, p.Mtime}, 0)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, sys.ProcPath(parent, ""), []unix.Timespec{omit, p.Mtime}, 0)
 }
 
 // ownTrace reports whether a directory's time is that of another mountpoint made or
