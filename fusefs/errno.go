@@ -14,7 +14,7 @@ import (
 )
 
 // errnoOf is the table of errors that are told by their meaning. The first that
-// matches wins: the two that are the answer to everyday questions stand first.
+// matches wins; the answer to an everyday question stands first.
 // Precise causes (a syscall.Errno) are looked for after the overlay's sentinels
 // and before io/fs's, which lump errnos together.
 var errnoOf = []struct {
@@ -60,16 +60,13 @@ func (o *ops) status(op opcode, ino uint64, err error) fuse.Status {
 	if err == nil {
 		return fuse.OK
 	}
-	if err == fs.ErrNotExist { //nolint:errorlint // the wrapped form follows
+	if errors.Is(err, fs.ErrNotExist) { // the answer to most lookups of what is about to be made
 		return fuse.ENOENT
 	}
 	for i := range errnoOf {
 		if errors.Is(err, errnoOf[i].err) {
 			return fuse.Status(errnoOf[i].errno)
 		}
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return fuse.ENOENT
 	}
 	return o.rareStatus(op, ino, err)
 }

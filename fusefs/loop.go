@@ -294,21 +294,24 @@ func (l *requestLoop) answer(w *worker, n int) {
 func (l *requestLoop) read(w *worker) (n int, queued bool, err error) {
 	for looks := 0; ; {
 		n, err := l.dev.tryRead(w.in)
-		switch {
-		case err == nil:
+		switch err { //nolint:errorlint // raw errnos, and this is most of what the loop does
+		case nil:
 			return n, l.alert.found(looks), nil
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT):
-		case !errors.Is(err, unix.EAGAIN):
-			return 0, false, err
-		case l.alert.looksOn(looks):
-			looks++
+		case unix.EINTR, unix.ENOENT:
+			continue
+		case unix.EAGAIN:
 		default:
-			if err := l.dev.wait(); err != nil {
-				return 0, false, err
-			}
-			l.alert.slept()
-			looks = 0
+			return 0, false, err
 		}
+		if l.alert.looksOn(looks) {
+			looks++
+			continue
+		}
+		if err := l.dev.wait(); err != nil {
+			return 0, false, err
+		}
+		l.alert.slept()
+		looks = 0
 	}
 }
 

@@ -14,10 +14,15 @@ type creation struct {
 	f    found        // nameFree or nameWhiteout
 	p    place        // the name in the upper
 	made unix.Statx_t // what was made there, once it is known; Ino 0: not yet
+
+	// presumed: f is nameFree since the lower has no such name, and the upper was not
+	// asked. What makes an object there refuses with EEXIST where it has one.
+	presumed bool
 }
 
 // beginCreate makes the directory's upper and locks it, and sees that the name
-// is free. On success the caller calls endCreate. Preconditions: treeMu is held.
+// is free, or presumes it. On success the caller calls endCreate. Preconditions:
+// treeMu is held.
 func (fs *FS) beginCreate(dir Ino, name string) (c creation, err error) {
 	if err := checkName(name); err != nil {
 		return c, err
@@ -35,14 +40,39 @@ func (fs *FS) beginCreate(dir Ino, name string) (c creation, err error) {
 	if c.dir.removed.Load() {
 		return c, errNotFound
 	}
-	if c.f, err = fs.resolve(c.d, name, false); err != nil {
+	inLower, err := fs.lowerHas(c.d, name)
+	if err != nil {
 		return c, err
 	}
-	if c.f.exists() {
-		return c, errExists
+	if c.p, err = fs.dirPlace(c.dir, name); err != nil {
+		return c, err
 	}
-	c.p, err = fs.dirPlace(c.dir, name)
+	if c.presumed = !inLower; c.presumed {
+		return c, nil
+	}
+	if err = fs.look(&c); err != nil {
+		fs.put(c.p)
+	}
 	return c, err
+}
+
+// look asks the upper too whether the name is free.
+func (fs *FS) look(c *creation) (err error) {
+	c.presumed = false
+	if c.f, err = fs.resolve(c.d, c.p.name, false); err == nil && c.f.exists() {
+		err = errExists
+	}
+	return err
+}
+
+// lookAgain reports whether to try again what failed with err, as the name was only
+// presumed to be free and has a whiteout.
+func (fs *FS) lookAgain(c *creation, err error) (bool, error) {
+	if !c.presumed || !errors.Is(err, unix.EEXIST) {
+		return false, err
+	}
+	err = fs.look(c)
+	return err == nil, err
 }
 
 func (fs *FS) endCreate(c *creation) {
@@ -129,9 +159,20 @@ func (fs *FS) inheritanceLocked(n *node) (*inheritance, error) {
 	return in, nil
 }
 
-// make creates the object at the name: in place where one system call makes it
-// whole, else in work/, published by one rename. fd is a regular file's.
+// make creates the object at the name. fd is a regular file's.
 func (fs *FS) make(c *creation, o *object) (fd int, err error) {
+	for again := true; again; {
+		if fd, err = fs.makeAt(c, o); err == nil {
+			return fd, nil
+		}
+		again, err = fs.lookAgain(c, err)
+	}
+	return -1, err
+}
+
+// makeAt creates the object in place where one system call makes it whole, else in
+// work/, published by one rename.
+func (fs *FS) makeAt(c *creation, o *object) (fd int, err error) {
 	u := fs.upper
 	if c.f.verdict == nameFree && u.natural(o) {
 		return fs.makeInPlace(c, o)
@@ -223,6 +264,7 @@ func (fs *FS) created(c *creation, o *object) (*node, Attr, error) {
 	n.over = overrideOf(fs.upper, o)
 	n.upper.Store(true)
 	n.upperIno = st.Ino
+	n.noCaps = true
 	if n.isDir() {
 		n.subdirs = 0
 		if c.dir.subdirs >= 0 {

@@ -70,7 +70,7 @@ func (fs *FS) fillOpen(n *node, fd int, size int64) (err error) {
 	if err := u.stat(a, &st); err != nil {
 		return err
 	}
-	caps, err := u.getxattr(a, "security.capability")
+	caps, err := u.getxattr(a, xattrCapability)
 	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return err
 	}
@@ -103,7 +103,7 @@ func (fs *FS) fillOpen(n *node, fd int, size int64) (err error) {
 		}
 	}
 	if len(caps) > 0 { // the copy has dropped them, as any write does
-		if err := u.setxattr(a, "security.capability", caps, 0); err != nil {
+		if err := u.setxattr(a, xattrCapability, caps, 0); err != nil {
 			return err
 		}
 	}
@@ -129,7 +129,7 @@ func (u *Upper) emptyAgain(fd int, st *unix.Statx_t, caps []byte) {
 	_ = unix.Ftruncate(fd, 0)
 	_ = unix.Ftruncate(fd, int64(st.Size))
 	if len(caps) > 0 {
-		_ = u.setxattr(a, "security.capability", caps, 0)
+		_ = u.setxattr(a, xattrCapability, caps, 0)
 	}
 	_ = u.restoreTimes(a, st)
 }

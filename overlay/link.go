@@ -27,6 +27,9 @@ func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
 		return Attr{}, err
 	}
 	defer fs.endCreate(&cr)
+	if err := fs.look(&cr); err != nil { // not later: n may be what is there, and is locked then
+		return Attr{}, err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := fs.linkLocked(n, &cr); err != nil {

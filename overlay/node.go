@@ -33,6 +33,7 @@ type node struct {
 	subdirs int           // protected by mu; directories: of the merged view; -1: not counted yet
 	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
 	opens   int           // protected by mu; handles, and who has called holdFile
+	noCaps  bool          // protected by mu; the upper object has no security.capability, for certain
 
 	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
 	refs     int    // protected by table.mu; nodes whose parent it is, and handles

@@ -196,7 +196,7 @@ func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int, kill 
 // dropCapabilities removes what the kernel removes of a file that it changes the owner
 // of: a plain user's attribute in its place is none to it.
 func (u *Upper) dropCapabilities(a at) error {
-	err := u.removexattr(a, u.storedXattr("security.capability"))
+	err := u.removexattr(a, u.storedXattr(xattrCapability))
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}

@@ -14,6 +14,10 @@ const (
 	xattrListMax = 64 << 10
 )
 
+// xattrCapability is asked for before the first write to a file, by the kernel
+// (cap_inode_need_killpriv).
+const xattrCapability = "security.capability"
+
 // checkXattrName refuses the names that no local disk takes, in the words of
 // xattr_resolve_name (fs/xattr.c): ErrInvalid for a namespace alone, ErrUnsupported for
 // a name in none.
@@ -76,6 +80,9 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.noCaps && name == xattrCapability {
+		return 0, ErrNoXattr
+	}
 	p, err := fs.reach(n)
 	if err != nil {
 		return 0, err
@@ -89,6 +96,7 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 	}
 	switch {
 	case errors.Is(err, unix.ENODATA):
+		n.noCaps = n.noCaps || name == xattrCapability
 		return 0, ErrNoXattr
 	case errors.Is(err, unix.ERANGE):
 		return 0, ErrRange
@@ -242,6 +250,7 @@ func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) err
 		return err
 	}
 	defer fs.put(p)
+	n.noCaps = n.noCaps && name != xattrCapability
 	if err := f(n, p.at); err != nil {
 		return err
 	}

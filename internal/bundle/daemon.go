@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -89,11 +90,21 @@ type server struct {
 	fuse   *fusefs.Server
 }
 
+// ballast is counted by the garbage collector as in use, and never touched, so that it
+// takes no memory: garbage is collected after each (live + ballast) × gcPercent / 100 bytes
+// of it, where a server with little in use would do that several times in a second.
+const (
+	ballast   = 16 << 20
+	gcPercent = 50
+)
+
 // Serve mounts a bundle as its state says and serves it until it is unmounted, a
 // signal (SIGINT, SIGTERM) asks for the end, or the bundle is removed.
 func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	unix.Umask(0) // modes are the callers'
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(gcPercent)
+	weight := make([]byte, ballast)
+	defer runtime.KeepAlive(weight)
 	s := &server{bundle: bundle, point: rootfsOf(bundle), log: opt.Log}
 	defer func() {
 		err = errors.Join(err, s.close())
