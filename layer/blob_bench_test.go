@@ -57,8 +57,10 @@ func BenchmarkBuildBlobIndex(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(plain)
+			hashes := newHashQueue(1)
+			defer hashes.close()
 			for b.Loop() {
-				ix, err := buildBlobIndex(b.Context(), f, src, nil, scan, nil)
+				ix, err := buildBlobIndex(b.Context(), f, src, passOptions{scan: scan, hashes: hashes})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -57,8 +57,10 @@ func indexSource(t testing.TB, src Source) (indexed, error) {
 		in.side = filepath.Join(t.TempDir(), "side")
 		return os.Create(in.side)
 	}
-	ix, err := buildBlobIndex(context.Background(), f, src, side,
-		func(r io.Reader) error { _, err := io.Copy(h, r); return err }, nil)
+	hashes := newHashQueue(1)
+	defer hashes.close()
+	scan := func(r io.Reader) error { _, err := io.Copy(h, r); return err }
+	ix, err := buildBlobIndex(context.Background(), f, src, passOptions{side: side, scan: scan, hashes: hashes})
 	if err != nil {
 		return in, err
 	}

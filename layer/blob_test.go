@@ -181,11 +181,11 @@ func TestALongZstdFrameNeedsASideFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := buildBlobIndex(t.Context(), f, src, nil, nil, nil); !errors.Is(err, ErrUnsupported) {
+	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{hashes: testHashes(t)}); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("without one: %v", err)
 	}
 	full := func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }
-	if _, err := buildBlobIndex(t.Context(), f, src, full, nil, nil); !errors.Is(err, errSide) || errors.Is(err, ErrFormat) {
+	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{side: full, hashes: testHashes(t)}); !errors.Is(err, errSide) || errors.Is(err, ErrFormat) {
 		t.Errorf("with one that cannot be written: %v", err)
 	}
 }
@@ -201,8 +201,11 @@ func TestIndexingStopsWithItsContext(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			_, err = buildBlobIndex(ctx, f, src, func() (*os.File, error) { return os.Create(t.TempDir() + "/side") },
-				func(r io.Reader) error { cancel(why); _, err := io.Copy(io.Discard, r); return err }, nil)
+			_, err = buildBlobIndex(ctx, f, src, passOptions{
+				hashes: testHashes(t),
+				side:   func() (*os.File, error) { return os.Create(t.TempDir() + "/side") },
+				scan:   func(r io.Reader) error { cancel(why); _, err := io.Copy(io.Discard, r); return err },
+			})
 			if !errors.Is(err, why) {
 				t.Errorf("got %v", err)
 			}
@@ -219,19 +222,21 @@ func TestScanMayStopEarlyOrFail(t *testing.T) {
 	}
 	defer f.Close()
 	var told int64
-	if _, err := buildBlobIndex(t.Context(), f, src, nil, func(io.Reader) error { return nil },
-		func(n int64) { told += n }); err != nil {
+	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{
+		scan: func(io.Reader) error { return nil }, progress: func(n int64) { told += n }, hashes: testHashes(t),
+	}); err != nil {
 		t.Error(err)
 	}
 	if told != src.Size {
 		t.Errorf("progress of %d bytes, want %d", told, src.Size)
 	}
 	bad := errors.New("bad entry")
-	if _, err := buildBlobIndex(t.Context(), f, src, nil, func(io.Reader) error { return bad }, nil); !errors.Is(err, bad) {
+	fail := passOptions{scan: func(io.Reader) error { return bad }, hashes: testHashes(t)}
+	if _, err := buildBlobIndex(t.Context(), f, src, fail); !errors.Is(err, bad) {
 		t.Errorf("got %v", err)
 	}
 	src.Digest = digest.FromString("x")
-	if _, err := buildBlobIndex(t.Context(), f, src, nil, func(io.Reader) error { return bad }, nil); !errors.Is(err, ErrDigest) {
+	if _, err := buildBlobIndex(t.Context(), f, src, fail); !errors.Is(err, ErrDigest) {
 		t.Errorf("the digest's error must win, got %v", err)
 	}
 }

@@ -12,33 +12,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// passOptions of buildBlobIndex; most may be nil.
+type passOptions struct {
+	// side gives the file for a transcoded copy; it is called at most once, for a layer
+	// with zstd frames too long to be read at random. The caller keeps the file and
+	// publishes it beside the index where usesSide says so. Without it such a layer is
+	// ErrUnsupported.
+	side func() (*os.File, error)
+	// scan reads the plain stream.
+	scan func(io.Reader) error
+	// progress is called from one goroutine, with stored bytes.
+	progress func(bytes int64)
+	// hashes has both streams hashed, with those of other passes. It is always given.
+	hashes *hashQueue
+}
+
 // buildBlobIndex makes one pass over f. It verifies src.Digest, src.Size and
 // src.DiffID, hands the plain stream to scan, and records where reading can
 // resume. The stored stream is read to its end even where scan stops early.
-// Several goroutines work at it: one reads and hashes what is stored, one decodes,
-// one hashes the plain stream and one scans it; they hold a few MiB.
-//
-// side gives the file for a transcoded copy; it is called at most once, for a
-// layer with zstd frames too long to be read at random. The caller keeps the file
-// and publishes it beside the index where usesSide says so. With a nil side such a
-// layer is ErrUnsupported. scan and progress may be nil. progress is called from
-// one goroutine, with stored bytes.
+// Several goroutines work at it: one reads what is stored, one decodes and one scans the
+// plain stream, while opt.hashes hashes both; they hold a few MiB.
 //
 // Errors, where several apply the first: the context's; a failure to read;
 // ErrDigest; ErrUnsupported; ErrFormat; ErrDiffID; scan's.
-func buildBlobIndex(ctx context.Context, f *os.File, src Source, side func() (*os.File, error),
-	scan func(io.Reader) error, progress func(bytes int64),
-) (*blobIndex, error) {
-	ix, err := indexBlob(ctx, f, src, side, scan, progress)
+func buildBlobIndex(ctx context.Context, f *os.File, src Source, opt passOptions) (*blobIndex, error) {
+	ix, err := indexBlob(ctx, f, src, opt)
 	if err != nil {
 		return nil, fmt.Errorf("index layer %s: %w", src.Digest, err)
 	}
 	return ix, nil
 }
 
-func indexBlob(ctx context.Context, f *os.File, src Source, side func() (*os.File, error),
-	scan func(io.Reader) error, progress func(bytes int64),
-) (*blobIndex, error) {
+func indexBlob(ctx context.Context, f *os.File, src Source, opt passOptions) (*blobIndex, error) {
 	c, err := ParseMediaType(src.MediaType)
 	if err != nil {
 		return nil, err
@@ -59,17 +64,17 @@ func indexBlob(ctx context.Context, f *os.File, src Source, side func() (*os.Fil
 	}
 	// Advice: more read-ahead. Where it is not taken nothing is lost.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
-	p := newIndexPass(f, ix, progress)
+	p := newIndexPass(f, ix, opt)
 	switch c {
 	case CompressNone:
 		ix.kind, p.raw = blobRaw, true
-		err = p.run(ctx, p.decodeRaw, scan)
+		err = p.run(ctx, p.decodeRaw, opt.scan)
 	case CompressGzip:
 		g := newGzipIndexer(p)
-		err = p.run(ctx, g.decode, scan)
+		err = p.run(ctx, g.decode, opt.scan)
 	case CompressZstd:
-		z := &zstdIndexer{p: p, file: f, side: side}
-		err = p.run(ctx, z.decode, scan)
+		z := &zstdIndexer{p: p, file: f, side: opt.side}
+		err = p.run(ctx, z.decode, opt.scan)
 	}
 	if err != nil {
 		return nil, err
@@ -83,8 +88,6 @@ func (p *indexPass) run(ctx context.Context, decode func() error, scan func(io.R
 	defer cancel(nil)
 	p.stop = ctx.Done()
 	go p.readStored()
-	hashed := make(chan [sha256.Size]byte, 1)
-	go func() { hashed <- p.hashPlain() }()
 	scanned := make(chan error, 1)
 	go func() { scanned <- p.scanPlain(scan) }()
 
@@ -94,12 +97,30 @@ func (p *indexPass) run(ctx context.Context, decode func() error, scan func(io.R
 	}
 	p.endPlain(decodeErr)
 	p.drainStored()
-	diffID, scanErr := <-hashed, <-scanned
-	return p.verdict(ctx, decodeErr, diffID, scanErr)
+	scanErr := <-scanned
+	sums, err := p.endHashes()
+	if err != nil {
+		return err
+	}
+	return p.verdict(ctx, decodeErr, sums, scanErr)
+}
+
+// passSums are the digests of what a pass has read, and the stored blocks' chaining
+// values.
+type passSums struct {
+	digest, diffID [sha256.Size]byte
+	states         []byte
+}
+
+func (p *indexPass) endHashes() (sums passSums, err error) {
+	var plainErr error
+	sums.digest, sums.states, err = p.storedHash.end()
+	sums.diffID, _, plainErr = p.plainHash.end()
+	return sums, errors.Join(err, plainErr)
 }
 
 // verdict is the error that counts, and fills the index in where there is none.
-func (p *indexPass) verdict(ctx context.Context, decodeErr error, diffID [sha256.Size]byte, scanErr error) error {
+func (p *indexPass) verdict(ctx context.Context, decodeErr error, sums passSums, scanErr error) error {
 	ix := p.ix
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -107,8 +128,8 @@ func (p *indexPass) verdict(ctx context.Context, decodeErr error, diffID [sha256
 	if p.readErr != nil {
 		return p.readErr
 	}
-	if got := p.sum.sum(); got != ix.digest {
-		return fmt.Errorf("%w: the stored bytes have %s", ErrDigest, sha256Digest(got))
+	if sums.digest != ix.digest {
+		return fmt.Errorf("%w: the stored bytes have %s", ErrDigest, sha256Digest(sums.digest))
 	}
 	if decodeErr != nil {
 		if errors.Is(decodeErr, ErrUnsupported) || errors.Is(decodeErr, errSide) {
@@ -117,17 +138,17 @@ func (p *indexPass) verdict(ctx context.Context, decodeErr error, diffID [sha256
 		return fmt.Errorf("%w: near stored offset %d, uncompressed offset %d: %w", ErrFormat, p.storedAt, p.plainAt, decodeErr)
 	}
 	if p.raw {
-		diffID = ix.digest
+		sums.diffID = ix.digest
 	}
-	if diffID != ix.diffID {
-		return diffIDError(sha256Digest(diffID), sha256Digest(ix.diffID))
+	if sums.diffID != ix.diffID {
+		return diffIDError(sha256Digest(sums.diffID), sha256Digest(ix.diffID))
 	}
 	if scanErr != nil {
 		return scanErr
 	}
 	ix.plainSize = p.plainAt
 	if !ix.usesSide() {
-		ix.dataSize, ix.dataDigest, ix.states = ix.storedSize, ix.digest, p.sum.states
+		ix.dataSize, ix.dataDigest, ix.states = ix.storedSize, ix.digest, sums.states
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -14,18 +13,20 @@ import (
 const (
 	storedChunk = 256 << 10
 	plainChunk  = 256 << 10
-	// Buffers of each kind that go round: one at each goroutine and one in between.
-	storedChunks = 3
-	plainChunks  = 4
+	// Buffers of each kind that go round: one at each goroutine, and those that wait to
+	// be hashed.
+	storedChunks = 2 + hashUrgent
+	plainChunks  = 3 + hashUrgent
 )
 
 // indexPass is one pass over a layer's blob:
 //
-//	readStored ── stored ──▶ decode ── toHash ──▶ hashPlain
-//	    ▲                     │ ▲ └─── toScan ──▶ scanPlain
-//	    └──── freeStored ─────┘ └──── freePlain ─────┘
+//	readStored ─┬─ stored ──▶ decode ─┬─ toScan ──▶ scanPlain
+//	    ▲       └─ storedHash     ▲   └─ plainHash
+//	    └───── freeStored         └───── freePlain
 //
-// Every channel holds all buffers of its kind, so no send blocks.
+// Every channel holds all buffers of its kind, so no send blocks. A buffer is free when
+// both that it went to have done with it; hashing is the queue's (hashqueue.go).
 type indexPass struct {
 	stop     <-chan struct{} // closed when the pass is to be given up
 	f        *os.File
@@ -35,12 +36,13 @@ type indexPass struct {
 
 	stored     chan *storedBuf // closed by readStored
 	freeStored chan *storedBuf
-	sum        *blockSum // of what was read; readStored's, then verdict's
-	readErr    error     // readStored's, valid when stored is closed
+	storedHash *hashStream
+	readErr    error // readStored's, valid when stored is closed
+	readAll    bool  // the same
 
-	toHash    chan *plainBuf // closed by endPlain
-	toScan    chan *plainBuf // the same
+	toScan    chan *plainBuf // closed by endPlain
 	freePlain chan *plainBuf
+	plainHash *hashStream
 	plainErr  error // why the plain stream ends; set before toScan is closed
 
 	// Of the decoding goroutine.
@@ -56,6 +58,7 @@ type storedBuf struct {
 	data [storedHead + storedChunk + inflate.InSlack]byte
 	end  int
 	at   int64 // where the piece begins in the file
+	refs atomic.Int32
 }
 
 const storedHead = inflate.MinInput
@@ -67,12 +70,13 @@ type plainBuf struct {
 	refs     atomic.Int32
 }
 
-func newIndexPass(f *os.File, ix *blobIndex, progress func(int64)) *indexPass {
+func newIndexPass(f *os.File, ix *blobIndex, opt passOptions) *indexPass {
 	p := &indexPass{
-		f: f, ix: ix, progress: progress, sum: newBlockSum(),
+		f: f, ix: ix, progress: opt.progress,
 		stored:     make(chan *storedBuf, storedChunks),
 		freeStored: make(chan *storedBuf, storedChunks),
-		toHash:     make(chan *plainBuf, plainChunks),
+		storedHash: opt.hashes.stream(true),
+		plainHash:  opt.hashes.stream(false),
 		toScan:     make(chan *plainBuf, plainChunks),
 		freePlain:  make(chan *plainBuf, plainChunks),
 	}
@@ -85,9 +89,10 @@ func newIndexPass(f *os.File, ix *blobIndex, progress func(int64)) *indexPass {
 	return p
 }
 
-// readStored reads and hashes the file.
+// readStored reads the file.
 func (p *indexPass) readStored() {
 	defer close(p.stored)
+	p.readAll = p.ix.storedSize == 0
 	for off := int64(0); off < p.ix.storedSize; {
 		var b *storedBuf
 		select {
@@ -104,12 +109,11 @@ func (p *indexPass) readStored() {
 			p.readErr = err
 			return
 		}
-		if _, err := p.sum.Write(piece); err != nil {
-			p.readErr = err
-			return
-		}
 		b.at, b.end = off, storedHead+n
 		off += int64(n)
+		p.readAll = off == p.ix.storedSize
+		b.refs.Store(2)
+		p.storedHash.add(piece, func() { p.recycle(b) })
 		p.stored <- b
 		if p.progress != nil {
 			p.progress(int64(n))
@@ -125,7 +129,7 @@ var errStopped = errors.New("pass stopped")
 func (p *indexPass) nextStored() (*storedBuf, error) {
 	b, ok := <-p.stored
 	if !ok {
-		if p.sum.n != p.ix.storedSize {
+		if !p.readAll {
 			return nil, errStopped
 		}
 		return nil, io.EOF
@@ -134,9 +138,9 @@ func (p *indexPass) nextStored() (*storedBuf, error) {
 	return b, nil
 }
 
-// recycle takes a piece back.
+// recycle gives a piece back that was hashed or decoded.
 func (p *indexPass) recycle(b *storedBuf) {
-	if b != nil {
+	if b != nil && b.refs.Add(-1) == 0 {
 		p.freeStored <- b
 	}
 }
@@ -172,15 +176,18 @@ func (p *indexPass) flush() {
 		return
 	}
 	p.plainAt += int64(b.to - b.from)
-	b.refs.Store(2)
-	p.toHash <- b
+	if p.raw { // its plain stream is the stored one
+		b.refs.Store(1)
+	} else {
+		b.refs.Store(2)
+		p.plainHash.add(b.data[b.from:b.to], func() { p.release(b) })
+	}
 	p.toScan <- b
 }
 
 // endPlain ends the plain stream, with an error or without.
 func (p *indexPass) endPlain(err error) {
 	p.plainErr = err
-	close(p.toHash)
 	close(p.toScan)
 }
 
@@ -189,19 +196,6 @@ func (p *indexPass) release(b *plainBuf) {
 	if b.refs.Add(-1) == 0 {
 		p.freePlain <- b
 	}
-}
-
-// hashPlain hashes the plain stream. That of a raw layer is the stored one.
-func (p *indexPass) hashPlain() (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for b := range p.toHash {
-		if !p.raw {
-			_, _ = h.Write(b.data[b.from:b.to]) // never fails: see hash.Hash
-		}
-		p.release(b)
-	}
-	h.Sum(sum[:0])
-	return sum
 }
 
 // scanPlain runs scan over the plain stream and drops what it leaves.

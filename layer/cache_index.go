@@ -48,11 +48,14 @@ func (c *Cache) indexAll(ctx context.Context, held *heldSources, opt IndexOption
 			opt.Progress(h.src, 0)
 		}
 	}
+	passes := min(opt.workers(), len(order))
+	hashes := newHashQueue(passes)
+	defer hashes.close()
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(opt.workers())
+	group.SetLimit(passes)
 	for _, h := range order {
 		group.Go(func() error {
-			if err := c.index(ctx, h, opt.Progress); err != nil {
+			if err := c.index(ctx, h, opt.Progress, hashes); err != nil {
 				return fmt.Errorf("layer %s: %w", h.src.Digest, err)
 			}
 			return nil
@@ -63,7 +66,7 @@ func (c *Cache) indexAll(ctx context.Context, held *heldSources, opt IndexOption
 
 // index makes one layer's index and table of contents unless they are there and
 // sound.
-func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress) (err error) {
+func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress, hashes *hashQueue) (err error) {
 	defer catchFault(guardFaults(), &err)
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -89,7 +92,7 @@ func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress) (er
 		tell(h.src.Size)
 		return nil
 	}
-	return c.makeIndex(ctx, h, tell)
+	return c.makeIndex(ctx, h, tell, hashes)
 }
 
 // ready reports whether the cache has all of a layer, for the diffID that is
@@ -168,7 +171,7 @@ func (c *Cache) withTOC(src Source, fn func(*toc) error) error {
 
 // makeIndex reads a whole layer once, verifies it, and writes what was learnt;
 // the index comes last, so that where it is all is. The blob's lock is held.
-func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int64)) (err error) {
+func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int64), hashes *hashQueue) (err error) {
 	if err := h.rewind(); err != nil {
 		return err
 	}
@@ -185,10 +188,11 @@ func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int6
 		return side.f, nil
 	}
 	var t *toc
-	ix, err := buildBlobIndex(ctx, h.f, h.src, openSide, func(r io.Reader) (err error) {
+	scan := func(r io.Reader) (err error) {
 		t, err = scanTar(r)
 		return err
-	}, progress)
+	}
+	ix, err := buildBlobIndex(ctx, h.f, h.src, passOptions{side: openSide, scan: scan, progress: progress, hashes: hashes})
 	if err != nil {
 		return err
 	}
@@ -240,7 +244,10 @@ func (c *Cache) PutIndex(res BlobResult, tocBytes []byte) (err error) {
 func (c *Cache) openLayer(h *heldSource, spans *spanCache) (*openedBlob, error) {
 	o, err := c.openIndexed(h, spans)
 	if err != nil && h.f != nil && c.missing(indexPath(h.src.Digest), err) {
-		if err = c.index(context.Background(), h, nil); err == nil {
+		hashes := newHashQueue(1)
+		err = c.index(context.Background(), h, nil, hashes)
+		hashes.close()
+		if err == nil {
 			o, err = c.openIndexed(h, spans)
 		}
 	}

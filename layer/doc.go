@@ -28,6 +28,7 @@
 //	lazyBlob.mu               held while a layer is opened, or indexed anew
 //	  a file below locks/     flock(2); one at a time
 //	span cache                see spancache.go
+//	hashQueue.mu              while layers are indexed; never held while hashing
 //
 // Trees take no lock. What reads a tree or a layer's index for longer holds a shared
 // flock(2) on the file, which is never waited for but a moment (cache_use.go).

@@ -28,9 +28,12 @@ func Verify(ctx context.Context, src Source, progress func(bytes int64)) (err er
 			err = errors.Join(err, null.Close())
 		}
 	}()
-	_, err = indexBlob(ctx, f, src, side, func(r io.Reader) error {
+	hashes := newHashQueue(1)
+	defer hashes.close()
+	scan := func(r io.Reader) error {
 		_, err := scanTar(r)
 		return err
-	}, progress)
+	}
+	_, err = indexBlob(ctx, f, src, passOptions{side: side, scan: scan, progress: progress, hashes: hashes})
 	return err
 }
