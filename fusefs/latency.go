@@ -3,6 +3,7 @@ package fusefs
 import (
 	"encoding/binary"
 	"os"
+	"strings"
 )
 
 // A program that waits for an answer leaves its processor idle, and so does the server
@@ -12,7 +13,19 @@ import (
 // long waking may take (Documentation/power/pm_qos_interface.rst): with 0 idle
 // processors poll. The watch says so in bursts of requests, and takes it back after.
 
-const latencyDevice = "/dev/cpu_dma_latency"
+const (
+	latencyDevice = "/dev/cpu_dma_latency"
+	// idleDriver names what puts idle processors to sleep. Without one they halt, and
+	// the device changes nothing (cpuidle_idle_call in kernel/sched/idle.c).
+	idleDriver = "/sys/devices/system/cpu/cpuidle/current_driver"
+)
+
+// idleDriverWorks reports whether the kernel has a driver for idle processors, as the
+// file of its name says. Where that cannot be read it may have one.
+func idleDriverWorks(file string) bool {
+	name, err := os.ReadFile(file)
+	return err != nil || strings.TrimSpace(string(name)) != "none"
+}
 
 // Values of the device, in microseconds.
 const (

@@ -84,3 +84,18 @@ func TestWithoutTheDeviceProcessorsAreLeftAlone(t *testing.T) {
 		t.Fatal(err, p.awake)
 	}
 }
+
+func TestProcessorsWithNoDriverAreNotKeptAwake(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "current_driver")
+	if !idleDriverWorks(file) {
+		t.Error("one that is not told counts as none")
+	}
+	for name, works := range map[string]bool{"none\n": false, "intel_idle\n": true, "haltpoll\n": true} {
+		if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if idleDriverWorks(file) != works {
+			t.Errorf("driver %q: %v", name, !works)
+		}
+	}
+}

@@ -79,7 +79,7 @@ func newServer(fs fuse.RawFileSystem, o *ops, path string, opt *Options) (*Serve
 		return nil, errors.Join(err, dev.close())
 	}
 	o.begin(dev, can)
-	if !opt.Sleepy && !s.loop.watch.processors.open(latencyDevice) {
+	if !opt.Sleepy && !(idleDriverWorks(idleDriver) && s.loop.watch.processors.open(latencyDevice)) {
 		s.loop.alert.patience = alertForAsleep
 	}
 	return s, nil
