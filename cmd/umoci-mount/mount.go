@@ -100,7 +100,7 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
 	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 	f.Int64Var(&o.spanCache, "span-cache", 32, "memory for decoded file content, in `MiB`")
-	f.Int64Var(&o.diskCache, "disk-cache", 1024, "disk space for the same, of all mounts with one cache, in `MiB`; 0: none")
+	f.Int64Var(&o.diskCache, "disk-cache", 4096, "disk space for the same, of all mounts with one cache, in `MiB`; 0: none")
 }
 
 func (o *mountOptions) validate() error {
