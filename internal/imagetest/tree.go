@@ -44,13 +44,24 @@ type Tree map[string]*Entry
 // ReadTree walks a directory, without following symlinks, into other file systems
 // too. It reads every file.
 func ReadTree(root string) (Tree, error) {
+	return ReadTreeExcept(root, func(string) bool { return false })
+}
+
+// ReadTreeExcept is ReadTree without the paths that skip names, and without what is
+// below them: a process may change what is there while the tree is read.
+func ReadTreeExcept(root string, skip func(rel string) bool) (Tree, error) {
 	t := Tree{}
-	err := filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		rel, relErr := filepath.Rel(root, name)
+		if relErr != nil {
+			return relErr
 		}
-		rel, err := filepath.Rel(root, name)
-		if err != nil {
+		switch {
+		case skip(rel) && d != nil && d.IsDir():
+			return fs.SkipDir
+		case skip(rel):
+			return nil
+		case err != nil:
 			return err
 		}
 		e, err := readEntry(name)
