@@ -18,6 +18,7 @@ type row struct {
 	unit       string  // "": seconds
 	full       bool    // not with -quick
 	slow       string  // the contender that is left out with -quick; "": none
+	fills      bool    // it fills much memory
 	// begin prepares a contender; each call of the trial is one measurement.
 	begin func(b *bench, who string) (trial, func() error, error)
 }
@@ -139,6 +140,7 @@ func (b *bench) measureRow(r row) result {
 		}
 	}
 	begun := len(b.disks)
+	b.fills = r.fills
 	for n := range b.runs {
 		// In turn, each first once: what disturbs one disturbs all.
 		turn := n % len(r.contenders)
@@ -190,7 +192,7 @@ func in(name, script string, cold bool, contenders ...string) row {
 					return 0, err
 				}
 			}
-			if err := settle(cold); err != nil {
+			if err := b.settle(cold); err != nil {
 				return 0, err
 			}
 			return timed(work)
@@ -216,7 +218,7 @@ func anewAfter(before, name, script string, contenders ...string) row {
 			if err := sh(v.root+".log", b.as(who), `cd "$0"; find . -ls >/dev/null; `+before, v.root); err != nil {
 				return 0, err
 			}
-			if err := settle(false); err != nil {
+			if err := b.settle(false); err != nil {
 				return 0, err
 			}
 			return timed(func() error { return sh(v.root+".log", b.as(who), `cd "$0"; `+script, v.root) })
@@ -235,6 +237,13 @@ func (b *bench) as(who string) string {
 // notQuick leaves the row out of -quick.
 func (r row) notQuick() row {
 	r.full = true
+	return r
+}
+
+// fillsMemory says that the row writes or reads hundreds of megabytes through the page
+// cache: see ownMemory.
+func (r row) fillsMemory() row {
+	r.fills = true
 	return r
 }
 
