@@ -208,6 +208,8 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+func (f *memFile) Ready(int64, int) bool { return false }
+
 func (f *memFile) Direct(off int64, n int) (int, int64, int, bool) {
 	if f.fd == nil || off >= f.attr.Size {
 		return -1, 0, 0, false

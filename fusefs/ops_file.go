@@ -277,7 +277,7 @@ func (o *ops) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 		return nil, o.status(opRead, in.NodeId, err)
 	}
 	defer o.endUse(f)
-	if _, upper := f.Upper(); !upper {
+	if f.Slow(int64(in.Offset), len(buf)) {
 		o.yield()
 	}
 	n, err := f.ReadAt(buf, int64(in.Offset))

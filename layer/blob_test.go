@@ -342,6 +342,42 @@ func TestAPlainLayerCanBeSplicedOnceItWasRead(t *testing.T) {
 	}
 }
 
+func TestWhatIsDecodedIsReadyUntilItIsGivenUp(t *testing.T) {
+	plain := mixed(8, 4<<20)
+	for mt, stored := range map[string][]byte{mtGzip: gz(t, plain, 6), mtZstd: zstFrames(t, plain, 1<<20)} {
+		in, err := indexSource(t, storedLayer(t, mt, stored, plain))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := in.open(t, newSpanCache(1<<20))
+		defer b.Close()
+		read := func(off int64, n int) {
+			t.Helper()
+			if _, err := b.ReadAt(make([]byte, n), off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := func(ready bool, off int64, n int) {
+			t.Helper()
+			if b.Ready(off, n) != ready {
+				t.Errorf("%s: %d bytes at %d: ready is %t", mt, n, off, !ready)
+			}
+		}
+		want(false, 100, 10)
+		read(100, 10)
+		want(true, 100, 10)
+		want(false, 100, 2<<20) // goes on in spans that nobody has read
+		want(false, -1, 10)
+		want(false, 100, 0)
+		want(false, int64(len(plain))-5, 10)
+		for off := int64(1 << 20); off < int64(len(plain)); off += 1000 {
+			read(off, 10)
+		}
+		want(false, 100, 10)
+		want(true, int64(len(plain))/1000*1000-1000, 10)
+	}
+}
+
 func TestACachedReadAllocatesNothing(t *testing.T) {
 	plain := mixed(9, 2<<20)
 	for _, mt := range []string{mtRaw, mtGzip, mtZstd} {

@@ -8,6 +8,9 @@ type File interface {
 	io.ReaderAt // holes read as zeros; io.EOF at Size, as io.ReaderAt asks
 	// Size is the length in bytes.
 	Size() int64
+	// Ready reports whether n bytes at off can be read at once: nothing has to be
+	// decoded, nor read from a disk. It may not be so any more when it returns.
+	Ready(off int64, n int) bool
 	// Direct reports where n bytes at off lie as they are in an open file, so
 	// that they can be spliced without a copy: m ≤ n bytes at fdOff of fd. ok is
 	// false where the content is compressed, a hole, or must first be verified.
@@ -22,6 +25,8 @@ type Blob interface {
 	io.Closer
 	// Size is the length of the uncompressed stream in bytes.
 	Size() int64
+	// Ready is as in File; a blob stored uncompressed cannot tell, and says no.
+	Ready(off int64, n int) bool
 	// Direct is as in File; only a blob stored uncompressed can answer ok.
 	Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool)
 }

@@ -108,6 +108,7 @@ func tarOpen(t testing.TB, ents ...tent) []byte {
 type memBlob struct{ *bytes.Reader }
 
 func (memBlob) Close() error                              { return nil }
+func (b memBlob) Ready(int64, int) bool                   { return false }
 func (b memBlob) Size() int64                             { return b.Reader.Size() }
 func (memBlob) Direct(int64, int) (int, int64, int, bool) { return -1, 0, 0, false }
 

@@ -75,6 +75,12 @@ func (b *lazyBlob) readFull(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// isReady is the blob's Ready; a layer that is not open yet is not.
+func (b *lazyBlob) isReady(off int64, n int) bool {
+	o := b.ready.Load()
+	return o != nil && o.Ready(off, n)
+}
+
 // direct is the blob's Direct.
 func (b *lazyBlob) direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
 	o, err := b.get()

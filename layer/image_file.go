@@ -55,6 +55,16 @@ func (f *runFile) ReadAt(p []byte, off int64) (_ int, err error) {
 	return n, end
 }
 
+// Ready is the layer's answer, for what there is of the range.
+func (f *runFile) Ready(off int64, n int) (ready bool) {
+	var fault error // leaves ready false
+	defer catchFault(guardFaults(), &fault)
+	if off < 0 || off >= f.size || n <= 0 {
+		return true
+	}
+	return f.blob.isReady(f.pos+off, int(min(int64(n), f.size-off)))
+}
+
 // Direct passes on the layer's answer, clamped so that what follows the file in
 // the layer cannot leak.
 func (f *runFile) Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
@@ -113,6 +123,21 @@ func (f *holedFile) ReadAt(p []byte, off int64) (_ int, err error) {
 	return done, end
 }
 
+// Ready is the layer's answer for a range within an extent, and no for others.
+func (f *holedFile) Ready(off int64, n int) (ready bool) {
+	var fault error // leaves ready false
+	defer catchFault(guardFaults(), &fault)
+	i := f.find(off)
+	if off < 0 || n <= 0 || i == f.numExtents() {
+		return false
+	}
+	start, size, pos := f.extent(i)
+	if off < start || !extentFits(start, size, pos, 0, f.size) || int64(n) > start+size-off {
+		return false
+	}
+	return f.blob.isReady(pos+off-start, n)
+}
+
 // Direct answers for a range that begins in an extent, up to its end.
 func (f *holedFile) Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
 	i := f.find(off)
@@ -138,6 +163,9 @@ func (f zeroFile) ReadAt(p []byte, off int64) (int, error) {
 	clear(p)
 	return len(p), end
 }
+
+// Ready is so always.
+func (f zeroFile) Ready(int64, int) bool { return true }
 
 // Direct never can.
 func (f zeroFile) Direct(int64, int) (fd int, fdOff int64, m int, ok bool) { return -1, 0, 0, false }

@@ -27,6 +27,58 @@ func lazyOf(b Blob) *lazyBlob {
 	}
 }
 
+// readyBlob is a layer of which the bytes before ready can be read at once.
+type readyBlob struct {
+	memBlob
+	ready int64
+}
+
+func (b readyBlob) Ready(off int64, n int) bool { return off+int64(n) <= b.ready }
+
+func TestAFileIsReadyWhereItsLayerIs(t *testing.T) {
+	stream := tarOf(t, tReg("a", strings.Repeat("x", 1000)), tReg("b", "later"), tReg("empty", ""),
+		tRaw(paxHeader('x', "GNU.sparse.size=100", "GNU.sparse.map=10,5,50,10", "GNU.sparse.numblocks=2")), tRaw(newRawTar("holes", '0', 15).with("0123456789abcde")))
+	im, err := imageOf(t, false, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path  string
+		off   int64
+		n     int
+		until string // the layer is ready up to this
+		ready bool
+	}{
+		{"a", 0, 1000, "later", true},
+		{"a", 0, 1 << 20, "later", true}, // a file has no more
+		{"a", 1000, 5, "", true},
+		{"a", 0, 1000, "xxx", false},
+		{"b", 0, 5, "later", false},
+		{"b", 0, 5, "789a", true},
+		{"empty", 0, 10, "", true},
+		{"holes", 10, 5, "56", true},
+		{"holes", 52, 8, "56", false},
+		{"holes", 0, 100, "56", false},
+		{"holes", 20, 5, "56", false}, // not looked at
+	} {
+		im.layers[0] = lazyOf(readyBlob{memBlob{bytes.NewReader(stream)}, int64(max(0, bytes.Index(stream, []byte(c.until))))})
+		if _, err := im.layers[0].get(); err != nil {
+			t.Fatal(err)
+		}
+		ino, err := im.LookupPath(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := im.Open(ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.Ready(c.off, c.n); got != c.ready {
+			t.Errorf("%s: %d bytes at %d with the layer up to %q: ready is %t", c.path, c.n, c.off, c.until, got)
+		}
+	}
+}
+
 // What follows a file in its layer must not leak, whatever is asked for.
 func TestDirectReadsStayInTheFile(t *testing.T) {
 	stream := tarOf(t, tReg("a", strings.Repeat("x", 1000)), tReg("secret", "top"), tReg("empty", ""),

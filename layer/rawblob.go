@@ -47,6 +47,9 @@ func (b *rawBlob) trusted(off, n int64) int64 {
 	return n
 }
 
+// Ready is never known: the bytes may have to come from the disk.
+func (b *rawBlob) Ready(int64, int) bool { return false }
+
 // Direct answers for bytes that were read before.
 func (b *rawBlob) Direct(off int64, n int) (fd int, fdOff int64, m int, ok bool) {
 	if off < 0 || off >= b.file.size || n <= 0 {

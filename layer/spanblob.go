@@ -73,6 +73,20 @@ func openBlob(f *os.File, src Source, ix *blobIndex, cache *spanCache) (_ Blob, 
 // Size is the length of the plain stream in bytes.
 func (b *spanBlob) Size() int64 { return b.ix.plainSize }
 
+// Ready reports whether the spans of the range are decoded as far as it goes.
+func (b *spanBlob) Ready(off int64, n int) bool {
+	if off < 0 || n <= 0 || off >= b.ix.plainSize || int64(n) > b.ix.plainSize-off {
+		return false
+	}
+	for i, end := b.ix.find(off), off+int64(n); i < b.ix.numSpans() && b.ix.spanOut(i) < end; i++ {
+		e := b.slots[i].Load()
+		if e == nil || e.refs.Load() == 0 || e.out+e.done.Load() < min(end, e.out+int64(e.size)) {
+			return false
+		}
+	}
+	return true
+}
+
 // Direct never can: the file is compressed.
 func (b *spanBlob) Direct(int64, int) (fd int, fdOff int64, m int, ok bool) { return -1, 0, 0, false }
 

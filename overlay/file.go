@@ -219,6 +219,15 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	}
 }
 
+// Slow reports whether a read of n bytes at off will wait: for the lower's content to be
+// decoded, or to come from a disk. Of the upper's it is not known, and the answer no.
+func (h *Handle) Slow(off int64, n int) bool {
+	if _, upper := h.Upper(); upper || h.lower == nil {
+		return false
+	}
+	return !h.lower.Ready(off, n)
+}
+
 // WriteAt writes to the upper file; the handle must have been opened for that.
 func (h *Handle) WriteAt(p []byte, off int64) (int, error) {
 	f, err := h.writable()

@@ -202,6 +202,8 @@ type memFile struct{ *bytes.Reader }
 
 func (f memFile) Size() int64 { return f.Reader.Size() }
 
+func (memFile) Ready(int64, int) bool { return false }
+
 func (memFile) Direct(int64, int) (int, int64, int, bool) { return -1, 0, 0, false }
 
 var _ Lower = (*memLower)(nil)
