@@ -78,7 +78,11 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	if opt.Foreground {
 		return res, m.serveHere(ctx)
 	}
-	return res, startDaemon(ctx, d.path, opt.Lifeline)
+	if err := startDaemon(ctx, d.path, opt.Lifeline); err != nil {
+		return res, err
+	}
+	m.openOnce()
+	return res, nil
 }
 
 // mounting is one Mount under way.
