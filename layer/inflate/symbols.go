@@ -49,13 +49,22 @@ func (d *Decoder) decodeSymbols(t *tables, dst []byte, outEnd, base int, src []b
 	in, out := unsafe.Pointer(unsafe.SliceData(src)), unsafe.Pointer(unsafe.SliceData(dst))
 	bb, bn, ip, op := d.bits, d.nbits, d.ip, d.op
 	result := stopMore
+	if ip >= inEnd || op >= outEnd {
+		return result
+	}
+	// Bits of bb above bn are those of the byte at ip: the next load repeats them.
+	bb |= load64(in, ip) << (bn & 63)
+	ip += 7 - int(bn>>3&7)
+	bn |= 56
+	// The entry of the next symbol is looked up before a match is copied: where the copy's
+	// end was guessed wrongly, the load is under way nevertheless.
+	e := t.lit[bb&(1<<litBits-1)]
 loop:
 	for ip < inEnd && op < outEnd {
-		// Bits of bb above bn are those of the byte at ip: the next load repeats them.
-		bb |= load64(in, ip) << (bn & 63)
-		ip += 7 - int(bn>>3&7)
+		bn &= 63
+		bb |= load64(in, ip) << bn
+		ip += 7 - int(bn>>3)
 		bn |= 56
-		e := t.lit[bb&(1<<litBits-1)]
 		if int32(e) < 0 {
 			bb >>= e & 63
 			bn -= uint64(e)
@@ -73,6 +82,7 @@ loop:
 					bn -= uint64(e)
 					store16(out, op, uint16(e>>8))
 					op += int(e >> 24 & 3)
+					e = t.lit[bb&(1<<litBits-1)]
 					continue
 				}
 			}
@@ -88,6 +98,11 @@ loop:
 				if int32(e) < 0 {
 					store16(out, op, uint16(e>>8))
 					op++
+					bn &= 63
+					bb |= load64(in, ip) << bn
+					ip += 7 - int(bn>>3)
+					bn |= 56
+					e = t.lit[bb&(1<<litBits-1)]
 					continue
 				}
 				length = int(e >> 8 & 0x1ff)
@@ -132,6 +147,7 @@ loop:
 			result = stopFarBack
 			break loop
 		}
+		e = t.lit[bb&(1<<litBits-1)]
 		from, end := op-dist, op+length
 		switch {
 		case dist >= 16:
