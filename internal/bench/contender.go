@@ -32,7 +32,6 @@ type bench struct {
 	missing []string
 	made    map[string]bool // what several rows use and is there
 	seq     int
-	fills   bool     // the row that is measured fills much memory
 	disks   []string // where they are mounted, the last one last
 }
 
@@ -230,25 +229,8 @@ func mountinfo() []byte {
 	return data
 }
 
-// ownedMemory is in bytes: data of 512 MB, twice, and as much for what else is filled.
-const ownedMemory = 2 << 30
-
-// ownMemory has the host back free memory with its own. A virtual machine gives memory
-// that is free for two seconds back (mm/page_reporting.c), and each page of it costs
-// whoever fills it next a fault in the host: half a second for 512 MB, which is several
-// times what writing them takes, and which only the first contender of a turn paid.
-func ownMemory() {
-	m, err := unix.Mmap(-1, 0, ownedMemory, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-	if err == nil {
-		err = unix.Munmap(m)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench: memory is as it is:", err)
-	}
-}
-
 // settle lets the disk come to rest: written pages otherwise count for who comes next.
-func (b *bench) settle(drop bool) error {
+func settle(drop bool) error {
 	unix.Sync()
 	if drop {
 		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
@@ -256,8 +238,5 @@ func (b *bench) settle(drop bool) error {
 		}
 	}
 	time.Sleep(100 * time.Millisecond)
-	if b.fills {
-		ownMemory()
-	}
 	return nil
 }

@@ -18,7 +18,6 @@ type row struct {
 	unit       string  // "": seconds
 	full       bool    // not with -quick
 	slow       string  // the contender that is left out with -quick; "": none
-	fills      bool    // it fills much memory
 	// begin prepares a contender; each call of the trial is one measurement.
 	begin func(b *bench, who string) (trial, func() error, error)
 }
@@ -140,7 +139,6 @@ func (b *bench) measureRow(r row) result {
 		}
 	}
 	begun := len(b.disks)
-	b.fills = r.fills
 	for n := range b.runs {
 		// In turn, each first once: what disturbs one disturbs all.
 		turn := n % len(r.contenders)
@@ -192,7 +190,7 @@ func in(name, script string, cold bool, contenders ...string) row {
 					return 0, err
 				}
 			}
-			if err := b.settle(cold); err != nil {
+			if err := settle(cold); err != nil {
 				return 0, err
 			}
 			return timed(work)
@@ -218,12 +216,20 @@ func anewAfter(before, name, script string, contenders ...string) row {
 			if err := sh(v.root+".log", b.as(who), `cd "$0"; find . -ls >/dev/null; `+before, v.root); err != nil {
 				return 0, err
 			}
-			if err := b.settle(false); err != nil {
+			if err := settle(false); err != nil {
 				return 0, err
 			}
 			return timed(func() error { return sh(v.root+".log", b.as(who), `cd "$0"; `+script, v.root) })
 		}, nil, nil
 	}}
+}
+
+// anewTwice is anew for what fills hundreds of megabytes of the page cache: it is done once
+// before, without being measured. A virtual machine gives its host back what was free for
+// two seconds (mm/page_reporting.c), and each page of it costs whoever fills it next a
+// fault in the host: half a second for 512 MB, several times what writing them takes.
+func anewTwice(name, script string, contenders ...string) row {
+	return anewAfter(script, name, script, contenders...)
 }
 
 // as is the user that a contender's work is done by; "" for root.
@@ -237,13 +243,6 @@ func (b *bench) as(who string) string {
 // notQuick leaves the row out of -quick.
 func (r row) notQuick() row {
 	r.full = true
-	return r
-}
-
-// fillsMemory says that the row writes or reads hundreds of megabytes through the page
-// cache: see ownMemory.
-func (r row) fillsMemory() row {
-	r.fills = true
 	return r
 }
 
