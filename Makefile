@@ -101,7 +101,7 @@ bench: build bench-images ## measure beside umoci, overlayfs, fuse-overlayfs and
 	$(GO) run ./internal/bench -bin $(BIN) -images $(IMAGES)/images -table docs/benchmarks.md -rows '$(value ROWS)' -user '$(BENCHUSER)' -image $(BENCHIMAGE) -runs $(BENCHRUNS)
 
 bench-quick: build images ## the same on the small image, in two minutes (root)
-	$(GO) run ./internal/bench -quick -bin $(BIN) -images $(IMAGES)/images -rows '$(value ROWS)'
+	$(GO) run ./internal/bench -quick -out build/bench/quick -bin $(BIN) -images $(IMAGES)/images -rows '$(value ROWS)'
 
 bench-go: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...

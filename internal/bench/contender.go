@@ -24,13 +24,15 @@ const (
 	igzip     = "igzip"
 	userOurs  = "umoci-mount, plain user"
 	userOther = "fuse-overlayfs, plain user"
+	extracted = "extracted tree" // on the disk, with nothing over it
 )
 
 // bench is what the rows share.
 type bench struct {
 	options
 	missing []string
-	made    map[string]bool // what several rows use and is there
+	made    map[string]bool   // what several rows use and is there
+	sums    map[string]string // digests of trees: see checkTree
 	seq     int
 	disks   []string // where they are mounted, the last one last
 }
@@ -51,7 +53,7 @@ func (b *bench) have(tool string) bool {
 
 // prepare looks for peers and images, and extracts the trees that peers need.
 func prepare(o options) (*bench, error) {
-	b := &bench{options: o, made: map[string]bool{}}
+	b := &bench{options: o, made: map[string]bool{}, sums: map[string]string{}}
 	for _, tool := range []string{umoci, fuseOver, igzip} {
 		if !b.have(tool) {
 			b.missing = append(b.missing, tool)
@@ -168,8 +170,22 @@ type view struct {
 	end  func() error
 }
 
-// mount gives a contender's view of an image, with nothing changed in it yet.
+// mount gives a contender's view of an image, with nothing changed in it yet; no view that
+// shows another tree than the others.
 func (b *bench) mount(who, tag string) (view, error) {
+	if err := b.checkTree(who, tag); err != nil {
+		return view{}, err
+	}
+	return b.view(who, tag, "")
+}
+
+// view is mount, unchecked. cache is a directory for an index of its own, on the disk that
+// is made for the view; "": the program's usual one.
+func (b *bench) view(who, tag, cache string) (view, error) {
+	if who == extracted {
+		root, err := b.tree(tag, "")
+		return view{root, func() error { return nil }}, err
+	}
 	dir, err := b.dir()
 	if err != nil {
 		return view{}, err
@@ -184,7 +200,11 @@ func (b *bench) mount(who, tag string) (view, error) {
 		if err != nil {
 			return view{}, err
 		}
-		err = sh(log, user, `"$0" mount --passthrough="$3" --image "$1" "$2/b"`, b.bin, layout+":"+tag, dir, strconv.FormatBool(who == oursPass))
+		if cache != "" {
+			cache = dir + "/" + cache
+		}
+		err = sh(log, user, `"$0" mount --passthrough="$3" ${4:+--cache-dir "$4"} --image "$1" "$2/b"`,
+			b.bin, layout+":"+tag, dir, strconv.FormatBool(who == oursPass), cache)
 		return view{dir + "/b/rootfs", func() error { return sh(log, user, `"$0" umount "$1/b"`, b.bin, dir) }}, err
 	}
 	lower, err := b.tree(tag, user)
