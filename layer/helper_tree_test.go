@@ -373,6 +373,17 @@ func diskXattrs(t testing.TB, path string) []string {
 // readPath is the content of the file at path.
 func readPath(t testing.TB, im *Image, path string) string {
 	t.Helper()
+	f := openPath(t, im, path)
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size()))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return string(b)
+}
+
+// openPath is the content of the regular file at a path.
+func openPath(t testing.TB, im *Image, path string) File {
+	t.Helper()
 	ino, err := im.LookupPath(path)
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
@@ -381,9 +392,5 @@ func readPath(t testing.TB, im *Image, path string) string {
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size()))
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return string(b)
+	return f
 }

@@ -65,14 +65,7 @@ func TestAFileIsReadyWhereItsLayerIs(t *testing.T) {
 		if _, err := im.layers[0].get(); err != nil {
 			t.Fatal(err)
 		}
-		ino, err := im.LookupPath(c.path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := im.Open(ino)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := openPath(t, im, c.path)
 		if got := f.Ready(c.off, c.n); got != c.ready {
 			t.Errorf("%s: %d bytes at %d with the layer up to %q: ready is %t", c.path, c.n, c.off, c.until, got)
 		}
@@ -114,14 +107,7 @@ func TestDirectReadsStayInTheFile(t *testing.T) {
 		{"holes", 200, 1, 0, 0, false},
 		{"holes", -20, 100, 0, 0, false},
 	} {
-		ino, err := im.LookupPath(c.path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := im.Open(ino)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := openPath(t, im, c.path)
 		_, fdOff, m, ok := f.Direct(c.off, c.n)
 		if ok != c.ok || ok && (fdOff != c.fdOff || m != c.m) {
 			t.Errorf("%s %d+%d: %d+%d %t, want %d+%d %t", c.path, c.off, c.n, fdOff, m, ok, c.fdOff, c.m, c.ok)
@@ -142,14 +128,7 @@ func TestReadsKeepToReaderAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, content := range map[string]string{"a": "hello", "empty": ""} {
-		ino, err := im.LookupPath(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := im.Open(ino)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := openPath(t, im, path)
 		for off := range int64(len(content) + 2) {
 			for n := range len(content) + 3 {
 				p := make([]byte, n)

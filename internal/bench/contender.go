@@ -191,10 +191,7 @@ func (b *bench) view(who, tag, cache string) (view, error) {
 		return view{}, err
 	}
 	log := dir + ".log"
-	user := ""
-	if who == userOurs || who == userOther {
-		user = b.user
-	}
+	user := b.as(who)
 	if who == ours || who == oursPass || who == userOurs {
 		layout, err := b.layoutOf(user)
 		if err != nil {

@@ -14,7 +14,7 @@ const firstOpenTries = 1000
 // file that CREATE has opened: what fills a new mount, as tar does, opens none. Where no
 // file is found, or it cannot be opened, nothing is lost but that.
 func (m *mounting) openOnce() {
-	if m.state.Options.Passthrough {
+	if m.state.Options.Passthrough || m.state.Options.ReadOnly {
 		return
 	}
 	name := firstFile(m.lower.Tree)
