@@ -57,10 +57,10 @@ func indexSource(t testing.TB, src Source) (indexed, error) {
 		in.side = filepath.Join(t.TempDir(), "side")
 		return os.Create(in.side)
 	}
-	hashes := newHashQueue(1)
-	defer hashes.close()
+	shared := newSharedWork(1, 3)
+	defer shared.close()
 	scan := func(r io.Reader) error { _, err := io.Copy(h, r); return err }
-	ix, err := buildBlobIndex(context.Background(), f, src, passOptions{side: side, scan: scan, hashes: hashes})
+	ix, err := buildBlobIndex(context.Background(), f, src, passOptions{side: side, scan: scan, shared: shared})
 	if err != nil {
 		return in, err
 	}

@@ -181,11 +181,11 @@ func TestALongZstdFrameNeedsASideFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{hashes: testHashes(t)}); !errors.Is(err, ErrUnsupported) {
+	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{shared: testShared(t)}); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("without one: %v", err)
 	}
 	full := func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }
-	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{side: full, hashes: testHashes(t)}); !errors.Is(err, errSide) || errors.Is(err, ErrFormat) {
+	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{side: full, shared: testShared(t)}); !errors.Is(err, errSide) || errors.Is(err, ErrFormat) {
 		t.Errorf("with one that cannot be written: %v", err)
 	}
 }
@@ -202,7 +202,7 @@ func TestIndexingStopsWithItsContext(t *testing.T) {
 			}
 			defer f.Close()
 			_, err = buildBlobIndex(ctx, f, src, passOptions{
-				hashes: testHashes(t),
+				shared: testShared(t),
 				side:   func() (*os.File, error) { return os.Create(t.TempDir() + "/side") },
 				scan:   func(r io.Reader) error { cancel(why); _, err := io.Copy(io.Discard, r); return err },
 			})
@@ -223,7 +223,7 @@ func TestScanMayStopEarlyOrFail(t *testing.T) {
 	defer f.Close()
 	var told int64
 	if _, err := buildBlobIndex(t.Context(), f, src, passOptions{
-		scan: func(io.Reader) error { return nil }, progress: func(n int64) { told += n }, hashes: testHashes(t),
+		scan: func(io.Reader) error { return nil }, progress: func(n int64) { told += n }, shared: testShared(t),
 	}); err != nil {
 		t.Error(err)
 	}
@@ -231,7 +231,7 @@ func TestScanMayStopEarlyOrFail(t *testing.T) {
 		t.Errorf("progress of %d bytes, want %d", told, src.Size)
 	}
 	bad := errors.New("bad entry")
-	fail := passOptions{scan: func(io.Reader) error { return bad }, hashes: testHashes(t)}
+	fail := passOptions{scan: func(io.Reader) error { return bad }, shared: testShared(t)}
 	if _, err := buildBlobIndex(t.Context(), f, src, fail); !errors.Is(err, bad) {
 		t.Errorf("got %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,15 +24,32 @@ type passOptions struct {
 	scan func(io.Reader) error
 	// progress is called from one goroutine, with stored bytes.
 	progress func(bytes int64)
-	// hashes has both streams hashed, with those of other passes. It is always given.
-	hashes *hashQueue
+	// shared is what passes at the same time share. It is always given.
+	shared *sharedWork
 }
+
+// sharedWork is what several passes at a time have in common.
+type sharedWork struct {
+	// hashes has the streams of all of them hashed.
+	hashes *hashQueue
+	// cpus are the processors they run on, one each. What is idle of them decodes parts
+	// of a long DEFLATE stream ahead.
+	cpus *semaphore.Weighted
+}
+
+// newSharedWork serves that many passes at a time, on that many processors. The caller
+// closes it when they have ended.
+func newSharedWork(passes, cpus int) *sharedWork {
+	return &sharedWork{hashes: newHashQueue(passes), cpus: semaphore.NewWeighted(int64(max(passes, cpus)))}
+}
+
+func (s *sharedWork) close() { s.hashes.close() }
 
 // buildBlobIndex makes one pass over f. It verifies src.Digest, src.Size and
 // src.DiffID, hands the plain stream to scan, and records where reading can
 // resume. The stored stream is read to its end even where scan stops early.
 // Several goroutines work at it: one reads what is stored, one decodes and one scans the
-// plain stream, while opt.hashes hashes both; they hold a few MiB.
+// plain stream, while opt.shared has both hashed; they hold a few MiB.
 //
 // Errors, where several apply the first: the context's; a failure to read;
 // ErrDigest; ErrUnsupported; ErrFormat; ErrDiffID; scan's.
@@ -64,6 +82,10 @@ func indexBlob(ctx context.Context, f *os.File, src Source, opt passOptions) (*b
 	}
 	// Advice: more read-ahead. Where it is not taken nothing is lost.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
+	if err := opt.shared.cpus.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer opt.shared.cpus.Release(1)
 	p := newIndexPass(f, ix, opt)
 	switch c {
 	case CompressNone:

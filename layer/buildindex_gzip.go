@@ -41,14 +41,17 @@ type gzipIndexer struct {
 	cur *storedBuf // what g.In is in; nil before the first piece
 
 	start   span // of the span being decoded
-	window  inflate.Window
+	window  *inflate.Window
 	state   []byte // of the decoder at start
 	pending bool   // start is not recorded yet: window is still being tracked
+
+	ahead aheadParts
 }
 
 func newGzipIndexer(p *indexPass) *gzipIndexer {
 	p.ix.kind = blobGzip
-	x := &gzipIndexer{p: p}
+	x := &gzipIndexer{p: p, window: new(inflate.Window)}
+	x.ahead = aheadParts{file: p.f, size: p.ix.storedSize, cpus: p.cpus, next: aheadStored}
 	x.g.Fill = x.fill
 	x.g.StopAtMember = true
 	x.g.Start(true)
@@ -71,33 +74,38 @@ func (x *gzipIndexer) fill(in *inflate.Input) error {
 	}
 	in.Pos, in.End = storedHead-len(rest), b.end
 	copy(b.data[in.Pos:], rest)
-	in.Buf = b.data[:]
+	in.Buf, in.At = b.data[:], b.at-storedHead
 	x.p.recycle(x.cur)
 	x.cur = b
 	return nil
 }
 
-// bit is the position of the next bit in the file, in bits.
-func (x *gzipIndexer) bit() int64 {
-	if x.cur == nil {
-		return 0
-	}
-	return (x.cur.at+int64(x.g.In.Pos-storedHead))*8 - int64(x.g.Pending())
-}
-
 // decode decodes the layer.
 func (x *gzipIndexer) decode() error {
-	defer func() { x.p.recycle(x.cur) }()
+	defer func() {
+		x.ahead.end()
+		x.p.recycle(x.cur)
+	}()
 	x.p.ix.addSpan(x.start)
 	var history []byte
 	for {
+		if x.g.Paused() {
+			var err error
+			if history, err = x.takeAhead(history); err != nil {
+				return err
+			}
+			continue
+		}
 		b, err := x.p.nextPlain(inflate.WindowSize + plainChunk + inflate.OutSlack)
 		if err != nil {
 			return err
 		}
 		b.from = copy(b.data, history)
 		o := inflate.Output{Dst: b.data, Out: b.from, Origin: x.p.plainAt - int64(b.from)}
-		for end := b.from + plainChunk; err == nil && o.Out < end; {
+		for end := b.from + plainChunk; err == nil && o.Out < end && !x.g.Paused(); {
+			if x.ahead.plan(x.g.Bit() / 8); x.g.PauseAt == 0 {
+				x.g.PauseAt = x.ahead.pauseAt()
+			}
 			o.Limit = min(o.Out+gzipStep, end)
 			err = x.g.Decode(&o)
 			b.to = o.Out
@@ -118,7 +126,7 @@ func (x *gzipIndexer) decode() error {
 
 // cut begins a new span where the decoder is, if the present one is long enough.
 func (x *gzipIndexer) cut(o *inflate.Output) error {
-	at, bit := o.Origin+int64(o.Out), x.bit()
+	at, bit := o.Origin+int64(o.Out), x.g.Bit()
 	if x.pending && at-x.start.out >= inflate.WindowSize {
 		if err := x.record(); err != nil {
 			return err
@@ -143,7 +151,7 @@ func (x *gzipIndexer) cut(o *inflate.Output) error {
 	clear(x.window.Bytes[:gap])
 	copy(x.window.Bytes[gap:], have)
 	x.state = x.g.AppendState(x.state[:0])
-	x.g.Track(&x.window, at)
+	x.g.Track(x.window, at)
 	x.pending = true
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/umoci-mount/umoci-mount/layer/inflate"
 )
 
@@ -33,6 +35,7 @@ type indexPass struct {
 	ix       *blobIndex
 	raw      bool // the plain stream is the stored one
 	progress func(int64)
+	cpus     *semaphore.Weighted // sharedWork.cpus
 
 	stored     chan *storedBuf // closed by readStored
 	freeStored chan *storedBuf
@@ -72,11 +75,11 @@ type plainBuf struct {
 
 func newIndexPass(f *os.File, ix *blobIndex, opt passOptions) *indexPass {
 	p := &indexPass{
-		f: f, ix: ix, progress: opt.progress,
+		f: f, ix: ix, progress: opt.progress, cpus: opt.shared.cpus,
 		stored:     make(chan *storedBuf, storedChunks),
 		freeStored: make(chan *storedBuf, storedChunks),
-		storedHash: opt.hashes.stream(true),
-		plainHash:  opt.hashes.stream(false),
+		storedHash: opt.shared.hashes.stream(true),
+		plainHash:  opt.shared.hashes.stream(false),
 		toScan:     make(chan *plainBuf, plainChunks),
 		freePlain:  make(chan *plainBuf, plainChunks),
 	}

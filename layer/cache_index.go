@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -49,13 +50,13 @@ func (c *Cache) indexAll(ctx context.Context, held *heldSources, opt IndexOption
 		}
 	}
 	passes := min(opt.workers(), len(order))
-	hashes := newHashQueue(passes)
-	defer hashes.close()
+	shared := newSharedWork(passes, opt.workers())
+	defer shared.close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(passes)
 	for _, h := range order {
 		group.Go(func() error {
-			if err := c.index(ctx, h, opt.Progress, hashes); err != nil {
+			if err := c.index(ctx, h, opt.Progress, shared); err != nil {
 				return fmt.Errorf("layer %s: %w", h.src.Digest, err)
 			}
 			return nil
@@ -66,7 +67,7 @@ func (c *Cache) indexAll(ctx context.Context, held *heldSources, opt IndexOption
 
 // index makes one layer's index and table of contents unless they are there and
 // sound.
-func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress, hashes *hashQueue) (err error) {
+func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress, shared *sharedWork) (err error) {
 	defer catchFault(guardFaults(), &err)
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -92,7 +93,7 @@ func (c *Cache) index(ctx context.Context, h *heldSource, progress Progress, has
 		tell(h.src.Size)
 		return nil
 	}
-	return c.makeIndex(ctx, h, tell, hashes)
+	return c.makeIndex(ctx, h, tell, shared)
 }
 
 // ready reports whether the cache has all of a layer, for the diffID that is
@@ -171,7 +172,7 @@ func (c *Cache) withTOC(src Source, fn func(*toc) error) error {
 
 // makeIndex reads a whole layer once, verifies it, and writes what was learnt;
 // the index comes last, so that where it is all is. The blob's lock is held.
-func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int64), hashes *hashQueue) (err error) {
+func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int64), shared *sharedWork) (err error) {
 	if err := h.rewind(); err != nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int6
 		t, err = scanTar(r)
 		return err
 	}
-	ix, err := buildBlobIndex(ctx, h.f, h.src, passOptions{side: openSide, scan: scan, progress: progress, hashes: hashes})
+	ix, err := buildBlobIndex(ctx, h.f, h.src, passOptions{side: openSide, scan: scan, progress: progress, shared: shared})
 	if err != nil {
 		return err
 	}
@@ -244,9 +245,9 @@ func (c *Cache) PutIndex(res BlobResult, tocBytes []byte) (err error) {
 func (c *Cache) openLayer(h *heldSource, spans *spanCache) (*openedBlob, error) {
 	o, err := c.openIndexed(h, spans)
 	if err != nil && h.f != nil && c.missing(indexPath(h.src.Digest), err) {
-		hashes := newHashQueue(1)
-		err = c.index(context.Background(), h, nil, hashes)
-		hashes.close()
+		shared := newSharedWork(1, runtime.GOMAXPROCS(0))
+		err = c.index(context.Background(), h, nil, shared)
+		shared.close()
 		if err == nil {
 			o, err = c.openIndexed(h, spans)
 		}

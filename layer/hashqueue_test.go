@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-func testHashes(t *testing.T) *hashQueue {
+func testShared(t *testing.T) *sharedWork {
 	t.Helper()
-	q := newHashQueue(1)
-	t.Cleanup(q.close)
-	return q
+	s := newSharedWork(1, 3)
+	t.Cleanup(s.close)
+	return s
 }
 
 func TestHashedStreamsHaveTheirDigestsAndStates(t *testing.T) {

@@ -28,12 +28,12 @@ func Verify(ctx context.Context, src Source, progress func(bytes int64)) (err er
 			err = errors.Join(err, null.Close())
 		}
 	}()
-	hashes := newHashQueue(1)
-	defer hashes.close()
+	shared := newSharedWork(1, 1)
+	defer shared.close()
 	scan := func(r io.Reader) error {
 		_, err := scanTar(r)
 		return err
 	}
-	_, err = indexBlob(ctx, f, src, passOptions{side: side, scan: scan, progress: progress, hashes: hashes})
+	_, err = indexBlob(ctx, f, src, passOptions{side: side, scan: scan, progress: progress, shared: shared})
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"unsafe"
 )
 
 // WindowSize is how far back a match can reach, in bytes.
@@ -68,77 +69,83 @@ func (d *Decoder) Reset() {
 	d.phase, d.final, d.bits, d.nbits = phaseHeader, false, 0, 0
 }
 
-// Buffers are what one call of Decode works on. Positions are offsets in the
-// slices; Decode moves In and Out on.
-type Buffers struct {
-	Src []byte // input, then InSlack bytes of memory
-	In  int    // next input byte
-	End int    // end of the input
-	EOF bool   // no input follows End
+// unit is what plain bytes are decoded to: bytes, or where the window is not known
+// (Ahead), units that also say which byte of the window is meant.
+type unit interface{ uint8 | uint16 }
 
-	Dst    []byte // output, OutSlack bytes longer than Limit
-	Out    int    // next output byte
-	Limit  int    // where to stop; Out can be up to OutSlack behind it on return
-	Origin int64  // position in the plain stream of Dst[0]
-	First  int64  // position in the plain stream of the first byte matches may reach
+// buffers are what one call of decode works on. Positions are offsets in the
+// slices; decode moves in and out on.
+type buffers[T unit] struct {
+	src   []byte // input, then InSlack bytes of memory
+	in    int    // next input byte
+	end   int    // end of the input
+	eof   bool   // no input follows end
+	pause int    // the first block header at this bit of src, or behind it, is not decoded
+
+	dst    []T   // output, OutSlack units longer than limit
+	out    int   // next output unit
+	limit  int   // where to stop; out can be up to OutSlack behind it on return
+	origin int64 // position in the plain stream of dst[0]
+	first  int64 // position in the plain stream of the first byte matches may reach
 }
 
-// Status says why Decode returned.
-type Status uint8
+// status says why decode returned.
+type status uint8
 
 const (
-	// Full: the output has reached its limit.
-	Full Status = iota
-	// Starved: more input is needed, at least MinInput bytes or the rest.
-	Starved
-	// End: the stream's last block has ended.
-	End
+	full    status = iota // the output has reached its limit
+	starved               // more input is needed, at least MinInput bytes or the rest
+	ended                 // the stream's last block has ended
+	paused                // the next block begins at pause, or behind it
 )
 
-// Decode decodes until Out ≥ Limit, the input ends or the stream does. Dst must
-// hold WindowSize bytes before Out, or all from First on. Garbled input is
+// decode decodes until out ≥ limit, the input ends, the stream does or pause is reached. dst
+// must hold WindowSize units before out, or all from first on. Garbled input is
 // ErrCorrupt; input that ends early, io.ErrUnexpectedEOF. What was decoded before
-// an error lies before Out.
-func (d *Decoder) Decode(b *Buffers) (Status, error) {
-	if b.In < 0 || b.In > b.End || b.End+InSlack > len(b.Src) || b.Limit+OutSlack > len(b.Dst) || b.Out < 0 ||
-		b.First < b.Origin && b.Out < WindowSize {
+// an error lies before out.
+func decode[T unit](d *Decoder, b *buffers[T]) (status, error) {
+	if b.in < 0 || b.in > b.end || b.end+InSlack > len(b.src) || b.limit+OutSlack > len(b.dst) || b.out < 0 ||
+		b.first < b.origin && b.out < WindowSize {
 		panic("inflate: buffers without slack or window")
 	}
-	d.ip, d.op = b.In, b.Out
-	status, err := d.run(b)
-	b.In, b.Out = d.ip, d.op
-	if b.In > b.End {
-		return status, io.ErrUnexpectedEOF
+	d.ip, d.op = b.in, b.out
+	why, err := run(d, b)
+	b.in, b.out = d.ip, d.op
+	if b.in > b.end {
+		return why, io.ErrUnexpectedEOF
 	}
-	return status, err
+	return why, err
 }
 
-// run is Decode on the decoder's own cursors.
-func (d *Decoder) run(b *Buffers) (Status, error) {
+// run is decode on the decoder's own cursors.
+func run[T unit](d *Decoder, b *buffers[T]) (status, error) {
 	for {
 		if d.phase == phaseDone {
-			return End, nil
+			return ended, nil
 		}
-		if d.op >= b.Limit {
-			return Full, nil
+		if d.op >= b.limit {
+			return full, nil
 		}
-		if b.End-d.ip < MinInput && !b.EOF {
-			return Starved, nil
+		if d.phase == phaseHeader && d.ip*8-int(d.nbits) >= b.pause {
+			return paused, nil
 		}
-		if d.ip > b.End {
-			return Starved, io.ErrUnexpectedEOF
+		if b.end-d.ip < MinInput && !b.eof {
+			return starved, nil
+		}
+		if d.ip > b.end {
+			return starved, io.ErrUnexpectedEOF
 		}
 		var err error
 		switch d.phase {
 		case phaseHeader:
-			err = d.header(b)
+			err = d.header(b.src[:b.end])
 		case phaseStored:
-			err = d.copyStored(b)
+			err = copyStored(d, b)
 		default:
-			err = d.symbols(b)
+			err = symbols(d, b)
 		}
 		if err != nil {
-			return Starved, err
+			return starved, err
 		}
 	}
 }
@@ -152,18 +159,18 @@ func (d *Decoder) endBlock() {
 }
 
 // symbols decodes from a block with Huffman codes.
-func (d *Decoder) symbols(b *Buffers) error {
+func symbols[T unit](d *Decoder, b *buffers[T]) error {
 	t := &d.own
 	if d.phase == phaseFixed {
 		t = fixedTables()
 	}
-	inEnd := b.End + 8 // by then all bits before End are used up, or more
-	if !b.EOF {
-		inEnd = b.End - inStep - 8
+	inEnd := b.end + 8 // by then all bits before End are used up, or more
+	if !b.eof {
+		inEnd = b.end - inStep - 8
 	}
 	for {
-		base := max(int(max(b.First, d.floor)-b.Origin), 0)
-		switch d.decodeSymbols(t, b.Dst, b.Limit, min(base, d.op), b.Src, inEnd) {
+		base := max(int(max(b.first, d.floor)-b.origin), 0)
+		switch decodeSymbols(d, t, b.dst, b.limit, min(base, d.op), b.src, inEnd) {
 		case stopMore:
 			return nil
 		case stopEnd:
@@ -172,7 +179,7 @@ func (d *Decoder) symbols(b *Buffers) error {
 		case stopBad:
 			return ErrCorrupt
 		case stopFarBack:
-			if err := d.farBack(b); err != nil {
+			if err := farBack(d, b); err != nil {
 				return err
 			}
 		}
@@ -180,24 +187,31 @@ func (d *Decoder) symbols(b *Buffers) error {
 }
 
 // farBack copies a match that reaches before floor.
-func (d *Decoder) farBack(b *Buffers) error {
-	at := b.Origin + int64(d.op)
+func farBack[T unit](d *Decoder, b *buffers[T]) error {
+	at := b.origin + int64(d.op)
 	from := at - int64(d.matchDist)
-	if from < b.First || d.matchDist > d.op {
+	if from < b.first || d.matchDist > d.op {
 		return ErrCorrupt
 	}
 	d.track.mark(from, d.matchLen)
 	for i := range d.matchLen {
-		b.Dst[d.op+i] = b.Dst[d.op+i-d.matchDist]
+		b.dst[d.op+i] = b.dst[d.op+i-d.matchDist]
 	}
 	d.op += d.matchLen
 	return nil
 }
 
 // copyStored copies from a stored block. No bits are pending.
-func (d *Decoder) copyStored(b *Buffers) error {
-	n := min(d.stored, b.Limit-d.op, b.End-d.ip)
-	copy(b.Dst[d.op:d.op+n], b.Src[d.ip:])
+func copyStored[T unit](d *Decoder, b *buffers[T]) error {
+	n := min(d.stored, b.limit-d.op, b.end-d.ip)
+	from, to := b.src[d.ip:d.ip+n], b.dst[d.op:d.op+n]
+	if size[T]() == 1 {
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(to))), n), from)
+	} else {
+		for i, c := range from {
+			to[i] = T(c)
+		}
+	}
 	d.ip += n
 	d.op += n
 	d.stored -= n
@@ -205,7 +219,7 @@ func (d *Decoder) copyStored(b *Buffers) error {
 		d.endBlock()
 		return nil
 	}
-	if d.ip == b.End && b.EOF {
+	if d.ip == b.end && b.eof {
 		return io.ErrUnexpectedEOF
 	}
 	return nil
@@ -233,13 +247,12 @@ func (d *Decoder) take(src []byte, n uint64) int {
 }
 
 // header reads a block header.
-func (d *Decoder) header(b *Buffers) error {
-	src := b.Src[:b.End]
+func (d *Decoder) header(src []byte) error {
 	d.final = d.take(src, 1) == 1
 	switch d.take(src, 2) {
 	case 0:
 		d.bits, d.nbits = 0, 0 // less than a byte: header bits are taken one by one
-		if d.ip+4 > b.End {
+		if d.ip+4 > len(src) {
 			return io.ErrUnexpectedEOF
 		}
 		n := binary.LittleEndian.Uint16(src[d.ip:])
@@ -264,6 +277,17 @@ func (d *Decoder) header(b *Buffers) error {
 
 // dynamic reads the codes of a block and makes its tables.
 func (d *Decoder) dynamic(src []byte) error {
+	if err := d.codes(src); err != nil {
+		return err
+	}
+	if !d.own.build(d.lens[:d.nlit], d.lens[d.nlit:d.nlens]) {
+		return ErrCorrupt
+	}
+	return nil
+}
+
+// codes reads the lengths of a block's codes.
+func (d *Decoder) codes(src []byte) error {
 	nlit := d.take(src, 5) + 257
 	ndist := d.take(src, 5) + 1
 	ncl := d.take(src, 4) + 4
@@ -278,15 +302,14 @@ func (d *Decoder) dynamic(src []byte) error {
 	if !c.init(clLens[:]) {
 		return ErrCorrupt
 	}
-	const clBits = 7
-	var table [1 << clBits]uint32
-	fill(table[:], &c, clBits, 0,
+	var table [1 << clMaxBits]uint32
+	fill(table[:], &c, clMaxBits, 0,
 		func(sym, codeBits int, _ uint32) uint32 { return uint32(sym)<<8 | uint32(codeBits) },
 		func(int, int) uint32 { return 0 })
 	lens := d.lens[:nlit+ndist]
 	for i := 0; i < len(lens); {
-		d.need(src, clBits)
-		e := table[d.bits&(1<<clBits-1)]
+		d.need(src, clMaxBits)
+		e := table[d.bits&(1<<clMaxBits-1)]
 		if e == 0 {
 			return ErrCorrupt
 		}
@@ -324,9 +347,6 @@ func (d *Decoder) dynamic(src []byte) error {
 	d.nlit, d.nlens = nlit, len(lens)
 	if d.ip > len(src) {
 		return io.ErrUnexpectedEOF
-	}
-	if !d.own.build(lens[:nlit], lens[nlit:]) {
-		return ErrCorrupt
 	}
 	return nil
 }

@@ -11,6 +11,9 @@
 // bounds once a turn and not at every access. A turn of that loop decodes up to
 // six literals, or four and a match, with two loads of input.
 //
+// Decoding can also begin at a block that BlockFinder finds, before the window there is
+// known (Ahead): as units of two bytes, until what is not known is out of reach.
+//
 // What is accepted is what compress/gzip accepts, and zeros behind the last
 // member, which gzip(1) accepts; names and comments may be longer. FuzzInflate
 // holds the two together.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 )
 
 // Fields of a gzip member (RFC 1952, section 2.3).
@@ -36,7 +37,8 @@ var (
 type Input struct {
 	Buf      []byte
 	Pos, End int
-	EOF      bool // nothing follows Buf[:End]
+	EOF      bool  // nothing follows Buf[:End]
+	At       int64 // position in the stored stream of Buf[0], for Bit and PauseAt
 }
 
 // member is where a Gzip stands in a member.
@@ -59,6 +61,9 @@ type Gzip struct {
 	Fill func(in *Input) error
 	// StopAtMember makes Decode return also between two members.
 	StopAtMember bool
+	// PauseAt makes Decode return before the first block that begins at this bit of the
+	// stored stream, or behind it; 0: it does not.
+	PauseAt int64
 
 	at    member
 	first bool  // the member is the stream's first one
@@ -95,6 +100,22 @@ func (g *Gzip) Resume(p []byte, bit int) (rest []byte, err error) {
 // a member's beginning.
 func (g *Gzip) InMember() bool { return g.at == inData }
 
+// Bit is the position in the stored stream of the next bit, in bits.
+func (g *Gzip) Bit() int64 { return (g.In.At+int64(g.In.Pos))*8 - int64(g.nbits) }
+
+// Paused reports whether g stands where PauseAt makes it stop.
+func (g *Gzip) Paused() bool {
+	return g.PauseAt > 0 && g.at == inData && g.phase == phaseHeader && g.Bit() >= g.PauseAt
+}
+
+// pause is PauseAt as a bit of the input in memory.
+func (g *Gzip) pause() int {
+	if g.PauseAt == 0 {
+		return math.MaxInt
+	}
+	return int(g.PauseAt - g.In.At*8)
+}
+
 // Output is where Decode puts plain bytes: at Dst[Out:], until Out ≥ Limit. Dst is
 // OutSlack bytes longer than Limit and holds the WindowSize bytes before Out, or
 // all from the member's beginning on. Origin is the position of Dst[0] in the
@@ -107,7 +128,7 @@ type Output struct {
 }
 
 // Decode decodes until o.Out ≥ o.Limit; then Out can be up to OutSlack behind it. At
-// the end of the stream it is io.EOF. It never stands between a member's data and
+// the end of the stream it is io.EOF; at PauseAt, nil before the limit. It never stands between a member's data and
 // its trailer when it returns nil.
 func (g *Gzip) Decode(o *Output) error {
 	for {
@@ -142,22 +163,22 @@ func (g *Gzip) Decode(o *Output) error {
 
 // data decodes from the member's DEFLATE stream.
 func (g *Gzip) data(o *Output) (full bool, err error) {
-	b := Buffers{
-		Src: g.In.Buf, In: g.In.Pos, End: g.In.End, EOF: g.In.EOF,
-		Dst: o.Dst, Out: o.Out, Limit: o.Limit, Origin: o.Origin, First: g.start,
+	b := buffers[byte]{
+		src: g.In.Buf, in: g.In.Pos, end: g.In.End, eof: g.In.EOF, pause: g.pause(),
+		dst: o.Dst, out: o.Out, limit: o.Limit, origin: o.Origin, first: g.start,
 	}
-	status, err := g.Decoder.Decode(&b)
+	why, err := decode(&g.Decoder, &b)
 	if g.check {
-		g.crc = crc32.Update(g.crc, crc32.IEEETable, o.Dst[o.Out:b.Out])
+		g.crc = crc32.Update(g.crc, crc32.IEEETable, o.Dst[o.Out:b.out])
 	}
-	g.In.Pos, o.Out = min(b.In, b.End), b.Out
+	g.In.Pos, o.Out = min(b.in, b.end), b.out
 	switch {
 	case err != nil:
 		return false, err
-	case status == End:
+	case why == ended:
 		g.at = atTrailer
 		return false, nil
-	case status == Starved:
+	case why == starved:
 		return false, g.Fill(&g.In)
 	}
 	return true, nil

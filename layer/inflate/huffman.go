@@ -10,6 +10,8 @@ const (
 	litCodes = 288 // with the two that only the fixed code has
 	dstCodes = 32
 	maxBits  = 15 // longest code
+
+	clMaxBits = 7 // longest code for a code length
 )
 
 // The main tables are indexed by the next litBits or distBits bits. Longer codes

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -235,11 +236,11 @@ func agreeRaw(t *testing.T, b []byte) {
 	t.Helper()
 	want, wantErr := io.ReadAll(flate.NewReader(bytes.NewReader(b)))
 	var d Decoder
-	buf := Buffers{Src: append(bytes.Clone(b), make([]byte, InSlack)...), End: len(b), EOF: true}
-	buf.Dst = make([]byte, len(want)+1000+OutSlack)
-	buf.Limit = len(want) + 1000
-	status, err := d.Decode(&buf)
-	if (err == nil) != (wantErr == nil) || err == nil && (status != End || !bytes.Equal(buf.Dst[:buf.Out], want)) {
-		t.Fatalf("%x: %d bytes, status %d, %v; compress/flate has %d, %v", b, buf.Out, status, err, len(want), wantErr)
+	buf := buffers[byte]{src: append(bytes.Clone(b), make([]byte, InSlack)...), end: len(b), eof: true, pause: math.MaxInt}
+	buf.dst = make([]byte, len(want)+1000+OutSlack)
+	buf.limit = len(want) + 1000
+	why, err := decode(&d, &buf)
+	if (err == nil) != (wantErr == nil) || err == nil && (why != ended || !bytes.Equal(buf.dst[:buf.out], want)) {
+		t.Fatalf("%x: %d bytes, status %d, %v; compress/flate has %d, %v", b, buf.out, why, err, len(want), wantErr)
 	}
 }

@@ -45,8 +45,14 @@ func (w *Window) Sparse() []byte {
 // Track makes the decoder note in w which bytes before position at are referred
 // to. It must be called when the decoder is at that position, whose window w is.
 func (d *Decoder) Track(w *Window, at int64) {
-	w.Start = at - WindowSize
 	w.used = [WindowSize / 64]uint64{}
+	d.KeepTracking(w, at)
+}
+
+// KeepTracking is Track with a window that another decoder has noted in, up to where
+// this one is.
+func (d *Decoder) KeepTracking(w *Window, at int64) {
+	w.Start = at - WindowSize
 	d.track, d.floor = w, at
 }
 

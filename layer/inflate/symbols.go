@@ -18,7 +18,7 @@ const (
 // The inner loop looks at up to inStep bytes of input and writes up to outStep
 // bytes of output in one turn: two refills of at most 7 bytes and a load of 8
 // behind them; six literals or, after four of them, a match of 258 that is copied
-// in steps of 16 bytes.
+// in steps of 16 bytes, all of which may be units of two bytes.
 const (
 	inStep  = 7 + 7 + 8
 	outStep = 4 + 258 + 16
@@ -32,22 +32,46 @@ func store64(p unsafe.Pointer, i int, v uint64) {
 	binary.LittleEndian.PutUint64((*[8]byte)(unsafe.Add(p, i))[:], v)
 }
 
-func store16(p unsafe.Pointer, i int, v uint16) {
-	binary.LittleEndian.PutUint16((*[2]byte)(unsafe.Add(p, i))[:], v)
+// storePair stores the literals of an entry, or the one and what means nothing.
+func storePair[T unit](p unsafe.Pointer, i int, e uint32) {
+	if size[T]() == 1 {
+		binary.LittleEndian.PutUint16((*[2]byte)(unsafe.Add(p, i))[:], uint16(e>>8))
+		return
+	}
+	*(*[2]uint16)(unsafe.Add(p, i)) = [2]uint16{uint16(e >> 8 & 0xff), uint16(e >> 16 & 0xff)}
 }
 
-// decodeSymbols decodes symbols of a block with tables t until op ≥ outEnd, ip ≥
-// inEnd, the end of the block or an error. Matches may reach back to base.
+// fill64 stores 8 bytes of units as the one at from.
+func fill64[T unit](p unsafe.Pointer, i, from int) {
+	v := uint64(*(*T)(unsafe.Add(p, from)))
+	if size[T]() == 1 {
+		v *= 0x0101010101010101
+	} else {
+		v *= 0x0001000100010001
+	}
+	binary.NativeEndian.PutUint64((*[8]byte)(unsafe.Add(p, i))[:], v)
+}
+
+func size[T unit]() int {
+	var unit T
+	return int(unsafe.Sizeof(unit))
+}
+
+// decodeSymbols decodes symbols of a block with tables t until d.op ≥ outEnd, d.ip ≥
+// inEnd, the end of the block or an error. Matches may reach back to base. The local op,
+// base and outEnd are in bytes.
 //
-// Preconditions, which its caller checks once a call: 0 ≤ base ≤ op,
+// Preconditions, which its caller checks once a call: 0 ≤ base ≤ d.op,
 // outEnd+outStep ≤ len(dst), inEnd+inStep ≤ len(src). Under them no access is
 // out of bounds whatever the input: a turn starts with op < outEnd and ip < inEnd
 // and goes no further than outStep and inStep, and a match is refused where
 // dist > op-base. That is why pointers are used here: with slices the same loop
 // is a quarter slower (BenchmarkGunzip).
-func (d *Decoder) decodeSymbols(t *tables, dst []byte, outEnd, base int, src []byte, inEnd int) outcome {
+func decodeSymbols[T unit](d *Decoder, t *tables, dst []T, outEnd, base int, src []byte, inEnd int) outcome {
+	wide := size[T]() - 1 // 0 or 1: how far a count of units is shifted to be one of bytes
 	in, out := unsafe.Pointer(unsafe.SliceData(src)), unsafe.Pointer(unsafe.SliceData(dst))
-	bb, bn, ip, op := d.bits, d.nbits, d.ip, d.op
+	bb, bn, ip, op := d.bits, d.nbits, d.ip, d.op<<wide
+	outEnd, base = outEnd<<wide, base<<wide
 	result := stopMore
 	if ip >= inEnd || op >= outEnd {
 		return result
@@ -69,20 +93,20 @@ loop:
 		if int32(e) < 0 {
 			bb >>= e & 63
 			bn -= uint64(e)
-			store16(out, op, uint16(e>>8))
-			op += int(e >> 24 & 3)
+			storePair[T](out, op, e)
+			op += int(e>>24&3) << wide
 			e = t.lit[bb&(1<<litBits-1)]
 			if int32(e) < 0 {
 				bb >>= e & 63
 				bn -= uint64(e)
-				store16(out, op, uint16(e>>8))
-				op += int(e >> 24 & 3)
+				storePair[T](out, op, e)
+				op += int(e>>24&3) << wide
 				e = t.lit[bb&(1<<litBits-1)]
 				if int32(e) < 0 {
 					bb >>= e & 63
 					bn -= uint64(e)
-					store16(out, op, uint16(e>>8))
-					op += int(e >> 24 & 3)
+					storePair[T](out, op, e)
+					op += int(e>>24&3) << wide
 					e = t.lit[bb&(1<<litBits-1)]
 					continue
 				}
@@ -97,8 +121,8 @@ loop:
 				bb >>= e & 63
 				bn -= uint64(e)
 				if int32(e) < 0 {
-					store16(out, op, uint16(e>>8))
-					op++
+					storePair[T](out, op, e)
+					op += 1 << wide
 					e = t.lit[bb&(1<<litBits-1)]
 					continue
 				}
@@ -139,13 +163,14 @@ loop:
 		dist := int(f>>16&0xffff) + int(bb>>(f>>8&63)&(f>>32))
 		bb >>= f & 63
 		bn -= f
-		if dist > op-base {
+		if dist<<wide > op-base {
 			d.matchLen, d.matchDist = length, dist
 			result = stopFarBack
 			break loop
 		}
 		e = t.lit[bb&(1<<litBits-1)]
-		from, end := op-dist, op+length
+		dist <<= wide
+		from, end := op-dist, op+length<<wide
 		switch {
 		case dist >= 16:
 			for {
@@ -160,10 +185,9 @@ loop:
 			for ; op < end; op, from = op+8, from+8 {
 				store64(out, op, load64(out, from))
 			}
-		case dist == 1:
-			v := uint64(*(*byte)(unsafe.Add(out, from))) * 0x0101010101010101
+		case dist == 1<<wide:
 			for ; op < end; op += 8 {
-				store64(out, op, v)
+				fill64[T](out, op, from)
 			}
 		default:
 			// Each store makes dist more bytes of the pattern right.
@@ -176,6 +200,6 @@ loop:
 	bn &= 63
 	ip -= int(bn >> 3)
 	bn &= 7
-	d.bits, d.nbits, d.ip, d.op = bb&(1<<bn-1), bn, ip, op
+	d.bits, d.nbits, d.ip, d.op = bb&(1<<bn-1), bn, ip, op>>wide
 	return result
 }

@@ -1,0 +1,210 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/umoci-mount/umoci-mount/layer/inflate"
+)
+
+// indexWith indexes src with that many processors said to be there.
+func indexWith(t *testing.T, src Source, cpus int) (*blobIndex, error) {
+	t.Helper()
+	f, err := src.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	shared := newSharedWork(1, cpus)
+	defer shared.close()
+	return buildBlobIndex(context.Background(), f, src, passOptions{shared: shared})
+}
+
+// longStreams are gzip streams of several parts each.
+func longStreams(t *testing.T) map[string][2][]byte {
+	text := mixed(31, 8<<20)
+	noise := make([]byte, 3<<20)
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range noise {
+		noise[i] = byte(r.Uint32())
+	}
+	// Where a part would begin there is nothing that can begin one.
+	stored := append(append(bytes.Clone(text[:3<<20]), noise...), text[3<<20:6<<20]...)
+	// A part whose content is too long: its stream is short.
+	zeros := append(append(bytes.Clone(text[:4<<20]), make([]byte, 40<<20)...), text[:4<<20]...)
+	return map[string][2][]byte{
+		"one member":             {gz(t, text, 6), text},
+		"long blocks, few codes": {gz(t, text, 1), text},
+		"members of 3 MiB":       {gzMembers(t, text, 3<<20), text},
+		"short members":          {gzMembers(t, text, 20<<10), text},
+		"blocks of noise":        {gz(t, stored, 6), stored},
+		"zeros in the middle":    {gz(t, zeros, 6), zeros},
+	}
+}
+
+func TestALayerOfWhichPartsAreDecodedAheadIsReadAsAnyOther(t *testing.T) {
+	for name, stream := range longStreams(t) {
+		t.Run(name, func(t *testing.T) {
+			src := storedLayer(t, mtGzip, stream[0], stream[1])
+			for _, cpus := range []int{2, 5} {
+				ix, err := indexWith(t, src, cpus)
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkReads(t, src, ix, stream[1])
+			}
+		})
+	}
+}
+
+// checkReads reads a layer backwards, so that every span is decoded by itself.
+func checkReads(t *testing.T, src Source, ix *blobIndex, plain []byte) {
+	t.Helper()
+	f, err := src.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := openBlob(f, src, ix, newSpanCache(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if b.Size() != int64(len(plain)) {
+		t.Fatalf("%d bytes, want %d", b.Size(), len(plain))
+	}
+	for i := ix.numSpans() - 1; i >= 0; i-- {
+		from, to := ix.spanOut(i), ix.spanOut(i+1)
+		end := src.Size * 8
+		if i+1 < ix.numSpans() {
+			end = ix.span(i + 1).in
+		}
+		if stored := (end - ix.span(i).in) / 8; to-from > gzipSpanMost+gzipStep+inflate.OutSlack || stored > 2*gzipSpanStored {
+			t.Errorf("span %d: %d bytes, %d stored", i, to-from, stored)
+		}
+		p := make([]byte, to-from)
+		if _, err := b.ReadAt(p, from); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatalf("span %d: %v", i, err)
+		}
+		if !bytes.Equal(p, plain[from:to]) {
+			t.Fatalf("span %d: other bytes", i)
+		}
+	}
+}
+
+// Parts are taken, and not all decoded again by the pass.
+func TestPartsDecodedAheadJoin(t *testing.T) {
+	plain := mixed(32, 20<<20)
+	stored := gz(t, plain, 6)
+	src := storedLayer(t, mtGzip, stored, plain)
+	f, err := src.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	parts := aheadParts{file: f, size: src.Size, cpus: semaphore.NewWeighted(3), next: aheadStored}
+	parts.plan(0)
+	if len(parts.parts) != 3 {
+		t.Fatalf("%d parts are planned for three idle processors", len(parts.parts))
+	}
+	for at := int64(-1); len(parts.parts) > 0; {
+		p, later := parts.at(max(at, parts.pauseAt()))
+		if p == nil {
+			if at >= 0 {
+				t.Fatalf("nothing begins at bit %d, where the part before ended, but at %d", at, later)
+			}
+			at = later
+			continue
+		}
+		if p.a.Len() < aheadStored || p.cuts[0].bit != p.start {
+			t.Errorf("a part of %d bytes, its first cut at bit %d of %d", p.a.Len(), p.cuts[0].bit, p.start)
+		}
+		at = p.a.Bit()
+	}
+	parts.end()
+}
+
+func TestABrokenStreamIsAsBrokenWithPartsDecodedAhead(t *testing.T) {
+	plain := mixed(33, 12<<20)
+	whole := gz(t, plain, 6)
+	for name, b := range map[string][]byte{
+		"cut":         whole[:len(whole)-len(whole)/3],
+		"cut by much": whole[:aheadStored+100],
+		"flipped":     flipped(whole, len(whole)/2),
+		"other sum":   flipped(whole, len(whole)-8),
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := storedLayer(t, mtGzip, b, plain)
+			_, want := indexWith(t, src, 1)
+			_, got := indexWith(t, src, 4)
+			for _, class := range []error{ErrFormat, ErrDiffID, ErrDigest} {
+				if errors.Is(want, class) != errors.Is(got, class) {
+					t.Errorf("with parts: %v; without: %v", got, want)
+				}
+			}
+			if want == nil || got == nil {
+				t.Errorf("not noticed: %v, %v", want, got)
+			}
+		})
+	}
+}
+
+// What was decoded ahead is what was hashed, or else the layer is not indexed.
+func TestALayerThatChangesBetweenTwoReadsIsNotIndexed(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	noise := make([]byte, 150<<10)
+	for i := range noise {
+		noise[i] = byte(r.Uint32())
+	}
+	var plain []byte
+	for i := range 12 {
+		plain = append(append(plain, mixed(uint64(40+i), 1<<20)...), noise...)
+	}
+	stored := gz(t, plain, 6)
+	src := storedLayer(t, mtGzip, stored, plain)
+	changed := bytes.Clone(stored) // in what was not compressed, so that it decodes
+	for at := 0; ; {
+		i := bytes.Index(changed[at:], noise[60<<10:][:32])
+		if i < 0 {
+			break
+		}
+		changed[at+i] ^= 1
+		at += i + 1
+	}
+	index := func(other []byte) error {
+		f, err := src.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		ahead, err := storedLayer(t, mtGzip, other, plain).Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ahead.Close()
+		shared := newSharedWork(1, 3)
+		defer shared.close()
+		ix := &blobIndex{storedSize: src.Size}
+		if ix.digest, err = parseDigest(src.Digest); err != nil {
+			t.Fatal(err)
+		}
+		if ix.diffID, err = parseDigest(src.DiffID); err != nil {
+			t.Fatal(err)
+		}
+		p := newIndexPass(f, ix, passOptions{shared: shared})
+		g := newGzipIndexer(p)
+		g.ahead.file = ahead
+		return p.run(t.Context(), g.decode, nil)
+	}
+	if err := index(stored); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+	if err := index(changed); !errors.Is(err, ErrDigest) {
+		t.Errorf("changed: %v", err)
+	}
+}
