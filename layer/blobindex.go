@@ -127,7 +127,7 @@ func (ix *blobIndex) find(off int64) int {
 	return sort.Search(ix.numSpans(), func(i int) bool { return ix.spanOut(i+1) > off })
 }
 
-// file is the file that is read, to be verified by this index.
+// check is the file that is read, to be verified by this index.
 func (ix *blobIndex) check() checkedFile {
 	return checkedFile{size: ix.dataSize, states: ix.states, digest: ix.dataDigest}
 }

@@ -146,7 +146,7 @@ func (c *Cache) syncDir(name string) error {
 const lockDir = "locks"
 
 // lock takes the lock of that name against all processes, waiting for it until
-// ctx is done. No process takes a second lock while it holds one.
+// ctx is done. No goroutine takes a second lock while it holds one.
 func (c *Cache) lock(ctx context.Context, name string) (unlock func() error, err error) {
 	if err := c.dir.MkdirAll(lockDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make cache directory: %w", err)

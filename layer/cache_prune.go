@@ -207,19 +207,19 @@ func (c *Cache) Prune(ctx context.Context, now time.Time, opt PruneOptions) (rem
 func (c *Cache) remove(ctx context.Context, e *CacheEntry) (gone bool, err error) {
 	if e.Kind == EntryLayer {
 		// Nobody makes the layer's files while some of them go.
-		unlock, err := c.lockBlob(ctx, digest.Digest(e.Name))
-		if err != nil {
-			return false, err
+		unlock, lockErr := c.lockBlob(ctx, digest.Digest(e.Name))
+		if lockErr != nil {
+			return false, lockErr
 		}
 		defer func() { err = errors.Join(err, unlock()) }()
 	}
 	if e.Kind != EntryDebris {
-		f, err := c.lockFile(e.files[0])
+		f, lockErr := c.lockFile(e.files[0])
 		switch {
-		case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
+		case errors.Is(lockErr, unix.EWOULDBLOCK), errors.Is(lockErr, fs.ErrNotExist):
 			return false, nil
-		case err != nil:
-			return false, err
+		case lockErr != nil:
+			return false, lockErr
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 	}

@@ -3,7 +3,6 @@ package imagetest
 import (
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -151,6 +150,3 @@ func MustReadTree(t testing.TB, root string) Tree {
 	}
 	return tree
 }
-
-// Parent is the directory that a path of a tree is in.
-func Parent(p string) string { return path.Dir(p) }
