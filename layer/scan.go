@@ -27,7 +27,7 @@ type tarScanner struct {
 	hasName  bool
 	hasLink  bool
 
-	global      []paxRecord // one a key
+	global      []paxRecord // one a key: three at most
 	globalBytes int
 
 	pax  paxValues
@@ -189,6 +189,7 @@ func (s *tarScanner) entry() error {
 	for _, r := range s.local {
 		s.pax.set(r)
 	}
+	s.pax.sortXattrs()
 	name, linkname := s.names()
 	s.h.name = name // for messages
 	e := tocEntry{xattrs: s.pax.xattrs}
@@ -218,7 +219,9 @@ func (s *tarScanner) entry() error {
 	} else if headerOnly(s.h.typeflag) {
 		stored = 0
 	}
-	s.out.add(&e)
+	if err := s.out.add(&e); err != nil {
+		return err
+	}
 	return s.skipBody(stored)
 }
 

@@ -74,9 +74,15 @@ func decimal(b []byte) (int64, error) {
 	return int64(v), nil
 }
 
+// maxPAXTime bounds a PAX time in bytes: a global one is parsed for each entry.
+const maxPAXTime = 64
+
 // paxTime parses a PAX time: decimal seconds, maybe negative, maybe with a
 // fraction, of which nine digits count.
 func paxTime(b []byte) (Timespec, error) {
+	if len(b) > maxPAXTime {
+		return Timespec{}, errNumber
+	}
 	whole, frac, _ := bytes.Cut(b, []byte{'.'})
 	sec, err := strconv.ParseInt(string(whole), 10, 64)
 	if err != nil {

@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 const (
 	// maxExtended bounds the body of one extended header (PAX records, GNU long
 	// name) in bytes, as archive/tar does: room for sixteen of the largest xattrs.
 	maxExtended = 1 << 20
-	// maxXattrName and maxXattrValue are the kernel's XATTR_NAME_MAX and
-	// XATTR_SIZE_MAX.
+	// maxXattrName, maxXattrValue and maxXattrNames are the kernel's XATTR_NAME_MAX,
+	// XATTR_SIZE_MAX and XATTR_LIST_MAX: the last is of all names of a file together,
+	// each with a NUL, as listxattr(2) gives them.
 	maxXattrName  = 255
 	maxXattrValue = 64 << 10
+	maxXattrNames = 64 << 10
 )
 
 const (
@@ -82,20 +85,22 @@ func (v *paxValues) set(r paxRecord) {
 	case key == "mtime":
 		v.mtime = r.value
 	case bytes.HasPrefix(r.key, []byte(paxXattr)):
-		v.setXattr(r.key[len(paxXattr):], r.value)
+		v.addXattr(r.key[len(paxXattr):], r.value)
 	case bytes.HasPrefix(r.key, []byte(paxSparse)):
 		v.setSparse(key[len(paxSparse):], r.value)
 	}
 }
 
-// global reports whether a record counts in a global header: what names one
-// entry or says where its data lies cannot be meant for all of them.
+// global reports whether a record counts in a global header. What names one entry
+// or says where its data lies cannot be meant for all of them, and attributes would
+// be as many times what the header has as there are entries; other programs drop
+// them too.
 func (r paxRecord) global() bool {
 	switch string(r.key) {
-	case "path", "linkpath", "size":
-		return false
+	case "uid", "gid", "mtime":
+		return true
 	}
-	return !bytes.HasPrefix(r.key, []byte(paxSparse))
+	return false
 }
 
 func (v *paxValues) setSparse(key string, value []byte) {
@@ -123,21 +128,31 @@ func (v *paxValues) setSparse(key string, value []byte) {
 	}
 }
 
-// setXattr keeps an attribute with its value, which may be empty. Dropped are
+// addXattr keeps an attribute with its value, which may be empty. Dropped are
 // those that umoci never sets, as they belong to the host (security.selinux,
 // system.nfs4_acl), and those that no file system could hold: of an unknown
 // name space or without a name in it.
-func (v *paxValues) setXattr(name, value []byte) {
-	if !keepXattr(string(name)) {
+func (v *paxValues) addXattr(name, value []byte) {
+	if keepXattr(string(name)) {
+		v.xattrs = append(v.xattrs, xattr{name, value})
+	}
+}
+
+// sortXattrs sorts the attributes by name; the last of a name counts.
+func (v *paxValues) sortXattrs() {
+	if len(v.xattrs) < 2 {
 		return
 	}
-	for i := range v.xattrs {
-		if bytes.Equal(v.xattrs[i].name, name) {
-			v.xattrs[i].value = value
-			return
+	slices.SortStableFunc(v.xattrs, func(a, b xattr) int { return bytes.Compare(a.name, b.name) })
+	kept := v.xattrs[:1]
+	for _, x := range v.xattrs[1:] {
+		if last := &kept[len(kept)-1]; bytes.Equal(last.name, x.name) {
+			last.value = x.value
+			continue
 		}
+		kept = append(kept, x)
 	}
-	v.xattrs = append(v.xattrs, xattr{name, value})
+	v.xattrs = kept
 }
 
 func keepXattr(name string) bool {
@@ -155,15 +170,21 @@ func keepXattr(name string) bool {
 	return false
 }
 
-// checkXattrs refuses what setxattr(2) would.
+// checkXattrs refuses what setxattr(2) would, and what listxattr(2) could not
+// list.
 func checkXattrs(xs []xattr) error {
+	names := 0
 	for _, x := range xs {
+		names += len(x.name) + 1
 		if len(x.name) > maxXattrName {
 			return fmt.Errorf("extended attribute name of more than %d bytes", maxXattrName)
 		}
 		if len(x.value) > maxXattrValue {
 			return fmt.Errorf("extended attribute %q of more than %d bytes", x.name, maxXattrValue)
 		}
+	}
+	if names > maxXattrNames {
+		return fmt.Errorf("names of extended attributes of more than %d bytes", maxXattrNames)
 	}
 	return nil
 }

@@ -66,6 +66,16 @@ func paxHeader(typeflag byte, records ...string) []byte {
 	return newRawTar("pax", typeflag, int64(len(body))).with(body)
 }
 
+// longXattrs are records of n attributes, each with a name that takes 256 bytes with
+// its NUL.
+func longXattrs(n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("SCHILY.xattr.user.%0250d=", i)
+	}
+	return out
+}
+
 func base256Field(v int64, n int) string {
 	b := make([]byte, n)
 	fill := byte(0)
@@ -106,12 +116,16 @@ func TestOddHeaders(t *testing.T) {
 		{name: "an unknown type", raw: [][]byte{newRawTar("f", 'Z', 0).with("")}, fails: `tar entry "f" at offset 0: unknown type 'Z'`},
 		{name: "links and directories have no data whatever their size says", raw: [][]byte{newRawTar("d", '5', 4096).with(""), newRawTar("s", '2', 99).set(fieldLinkname, "d").with("")}, want: "d d 0644\ns l 0777 -> d\n"},
 		{name: "a global header's records are defaults", raw: [][]byte{paxHeader('g', "comment=0123456789abcdef", "mtime=5.25", "path=no", "size=77"), newRawTar("a", '0', 0).with(""), paxHeader('x', "mtime=6"), newRawTar("b", '0', 0).with(""), paxHeader('x', "mtime="), newRawTar("c", '0', 0).with(""), paxHeader('g', "mtime=")}, want: "a f 0644 @5.250000000 \"\"\nb f 0644 @6.000000000 \"\"\nc f 0644 \"\"\n"},
+		{name: "a global header's xattrs are dropped", raw: [][]byte{paxHeader('g', "SCHILY.xattr.user.g=1"), paxHeader('x', "SCHILY.xattr.user.l=2"), newRawTar("a", '0', 0).with("")}, want: "a f 0644 \"\" user.l=\"2\"\n"},
+		{name: "a time of more than 64 bytes", raw: [][]byte{paxHeader('g', "mtime=1."+strings.Repeat("0", 63)), newRawTar("a", '0', 0).with("")}, fails: "mtime: malformed number"},
 		{name: "PAX records win over the header", raw: [][]byte{paxHeader('x', "path=real/name", "size=3", "uid=100000", "gid=2097152", "mtime=-1.5"), newRawTar("short", '0', 0).with("abc")}, want: "real d 0755 @0.000000000\nreal/name f 0644 100000:2097152 @-2.500000000 \"abc\"\n"},
 		{name: "a later PAX record wins", raw: [][]byte{paxHeader('x', "path=a", "path=b", "SCHILY.xattr.user.k=1", "SCHILY.xattr.user.k=2"), newRawTar("short", '0', 0).with("")}, want: "b f 0644 \"\" user.k=\"2\"\n"},
 		{name: "an empty xattr value", raw: [][]byte{paxHeader('x', "SCHILY.xattr.user.e="), newRawTar("f", '0', 0).with("")}, want: "f f 0644 \"\" user.e=\"\"\n"},
 		{name: "xattrs of no name space", raw: [][]byte{paxHeader('x', "SCHILY.xattr.foo=1", "SCHILY.xattr.user.=2", "SCHILY.xattr.system.nfs4_acl=3", "LIBARCHIVE.xattr.user.b=MQ"), newRawTar("f", '0', 0).with("")}, want: "f f 0644 \"\"\n"},
 		{name: "an xattr name of 256 bytes", raw: [][]byte{paxHeader('x', "SCHILY.xattr.user."+strings.Repeat("n", 251)+"=1"), newRawTar("f", '0', 0).with("")}, fails: "name of more than 255 bytes"},
 		{name: "an xattr of more than 64 KiB", raw: [][]byte{paxHeader('x', "SCHILY.xattr.user.n="+strings.Repeat("v", 65537)), newRawTar("f", '0', 0).with("")}, fails: `"user.n" of more than 65536 bytes`},
+		{name: "xattrs in any order, the last of a name counts", raw: [][]byte{paxHeader('x', "SCHILY.xattr.user.b=2", "SCHILY.xattr.user.c=3", "SCHILY.xattr.user.a=1", "SCHILY.xattr.user.c=4"), newRawTar("f", '0', 0).with("")}, want: "f f 0644 \"\" user.a=\"1\" user.b=\"2\" user.c=\"4\"\n"},
+		{name: "xattr names of more than 64 KiB together", raw: [][]byte{paxHeader('x', longXattrs(257)...), newRawTar("f", '0', 0).with("")}, fails: "names of extended attributes of more than 65536 bytes"},
 		{name: "a PAX path with a NUL", raw: [][]byte{paxHeader('x', "path=a\x00b"), newRawTar("f", '0', 0).with("")}, fails: "NUL byte in name"},
 		{name: "a PAX record that is cut", raw: [][]byte{newRawTar("x", 'x', 9).with("20 path=a")}, fails: "malformed PAX record"},
 		{name: "an extended header of more than 1 MiB", raw: [][]byte{newRawTar("x", 'x', 1<<20+1).with("")}, fails: "extended header of 1048577 bytes"},

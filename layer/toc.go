@@ -87,14 +87,15 @@ const (
 
 // tocWriter builds a toc. The zero value is ready.
 type tocWriter struct {
-	toc  toc
-	path []byte // of the entry before
-	sec  int64  // mtime of the entry before
-	pos  int64  // end of the data of the entry before
+	toc    toc
+	path   []byte // of the entry before
+	sec    int64  // mtime of the entry before
+	pos    int64  // end of the data of the entry before
+	budget tocBudget
 }
 
-// add appends one entry.
-func (w *tocWriter) add(e *tocEntry) {
+// add appends one entry. An error says that the table became too long.
+func (w *tocWriter) add(e *tocEntry) error {
 	first := byte(e.kind)
 	if len(e.xattrs) > 0 {
 		first |= tocXattrs
@@ -122,6 +123,7 @@ func (w *tocWriter) add(e *tocEntry) {
 	}
 	w.toc.body = b
 	w.toc.n++
+	return w.budget.check(len(b), w.path)
 }
 
 // appendMeta appends what every inode has, then what its type has.
