@@ -34,7 +34,8 @@ type merger struct {
 	lastDir  []byte
 	lastNode uint32
 
-	walk walker
+	walk   walker
+	budget mergeBudget
 }
 
 // mergeNode is a name in a directory.
@@ -46,6 +47,7 @@ type mergeNode struct {
 	next    uint32 // the sibling made before this one
 	prev    uint32 // the sibling made after this one
 	touched uint32 // the last layer that named it or something below it
+	hidden  uint32 // the last layer that hid all that lower ones have below it
 }
 
 // mergeInode is what one or more names refer to.
@@ -63,6 +65,8 @@ type mergeInode struct {
 	names uint32 // how many nodes refer to it
 	// sparse says that data and count mean pieces.
 	sparse bool
+	// implicit says that no entry described the directory yet.
+	implicit bool
 }
 
 const rootNode = 1
@@ -116,6 +120,9 @@ func (m *merger) apply(ctx context.Context, name string, t *toc) error {
 func (m *merger) entry(e *tocEntry) error {
 	if len(m.nodes) >= maxMerge-maxPath || len(m.inodes) >= maxMerge || len(m.names.ends) >= maxMerge-maxPath {
 		return fmt.Errorf("%w: too many entries", ErrFormat)
+	}
+	if err := m.checkBudget(); err != nil {
+		return err
 	}
 	switch e.kind {
 	case kindWhiteout:
@@ -246,6 +253,10 @@ func (m *merger) setMeta(inode uint32, e *tocEntry) error {
 		return err
 	}
 	n := &m.inodes[inode]
+	if n.implicit {
+		n.implicit = false
+		m.budget.implicit--
+	}
 	mode := e.mode & 0o7777
 	if n.mode&unix.S_IFMT == unix.S_IFLNK {
 		mode = 0o777

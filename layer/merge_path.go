@@ -123,6 +123,7 @@ func (m *merger) resolveFrom(node uint32, path []byte) (uint32, error) {
 			if len(target) > 0 && target[0] == '/' {
 				node = rootNode
 			}
+			m.budget.followed += len(target)
 			w.todo = append(w.todo, target)
 		default:
 			w.missing = append(w.missing, id)

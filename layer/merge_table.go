@@ -165,6 +165,7 @@ func (t *childTable) remove(m *merger, node uint32) {
 type xattrSets struct {
 	ids   map[string]uint32
 	sets  [][]xattrRef // set 0 is the empty one
+	total int          // attributes of all sets
 	refs  []xattrRef
 	key   []byte
 	order []xattr
@@ -204,6 +205,7 @@ func (s *xattrSets) intern(names *stringTable, xs []xattr) (uint32, error) {
 	}
 	id := uint32(len(s.sets))
 	s.sets = append(s.sets, slices.Clone(s.refs))
+	s.total += len(s.refs)
 	s.ids[string(s.key)] = id
 	return id, nil
 }

@@ -18,6 +18,7 @@ func (m *merger) newNode(dir, name uint32) uint32 {
 	}
 	m.nodes[dir].child = node
 	m.children.insert(m, node)
+	m.budget.nodes++
 	return node
 }
 
@@ -35,7 +36,8 @@ func (m *merger) newInode(n mergeInode) uint32 {
 // newDir makes a directory that no entry describes.
 func (m *merger) newDir(dir, name uint32) uint32 {
 	node := m.newNode(dir, name)
-	m.nodes[node].inode = m.newInode(mergeInode{mode: implicitDirMode, names: 1})
+	m.nodes[node].inode = m.newInode(mergeInode{mode: implicitDirMode, names: 1, implicit: true})
+	m.budget.implicit++
 	return node
 }
 
@@ -58,6 +60,9 @@ func (m *merger) vacate(node uint32) {
 func (m *merger) unref(inode uint32) {
 	n := &m.inodes[inode]
 	if n.names--; n.names == 0 {
+		if n.implicit {
+			m.budget.implicit--
+		}
 		*n = mergeInode{data: uint64(m.freeInodes)}
 		m.freeInodes = inode
 	}
@@ -89,6 +94,7 @@ func (m *merger) remove(node uint32) {
 // drop unlinks a node without children from its directory and frees it.
 func (m *merger) drop(node uint32) {
 	m.children.remove(m, node)
+	m.budget.nodes--
 	n := m.nodes[node]
 	if n.prev != 0 {
 		m.nodes[n.prev].next = n.next
@@ -143,8 +149,13 @@ func (m *merger) hide(node uint32) {
 }
 
 // hideChildren removes all below top that this layer did not touch. It climbs by
-// the parent links, so that depth costs no stack.
+// the parent links, so that depth costs no stack. What comes to be below a
+// directory afterwards is this layer's: none is gone through twice.
 func (m *merger) hideChildren(top uint32) {
+	if m.nodes[top].hidden == m.layer {
+		return
+	}
+	m.nodes[top].hidden = m.layer
 	dir, at := top, m.nodes[top].child
 	for {
 		for at == 0 {
@@ -159,6 +170,11 @@ func (m *merger) hideChildren(top uint32) {
 			at = next
 			continue
 		}
+		if m.nodes[at].hidden == m.layer {
+			at = m.nodes[at].next
+			continue
+		}
+		m.nodes[at].hidden = m.layer
 		dir, at = at, m.nodes[at].child
 	}
 }
