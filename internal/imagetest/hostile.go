@@ -62,7 +62,31 @@ func sumHeader(b []byte) {
 	copy(b[148:156], fmt.Sprintf("%06o\x00 ", n))
 }
 
-// Attack is an image that means harm to a directory outside.
+// global makes records that hold for all entries after them.
+func global(records map[string]string) header {
+	return header{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: records}, ""}
+}
+
+// xattrRecords are PAX records of n extended attributes.
+func xattrRecords(n int, value string) map[string]string {
+	records := make(map[string]string, n)
+	for i := range n {
+		records[fmt.Sprintf("SCHILY.xattr.user.%d", i)] = value
+	}
+	return records
+}
+
+// files are empty and called by numbers.
+func files(n int) []header {
+	out := make([]header, n)
+	for i := range out {
+		out[i] = file(fmt.Sprintf("f%d", i), "")
+	}
+	return out
+}
+
+// Attack is an image that means harm to a directory outside, or asks for far more
+// memory or time than its size.
 type Attack struct {
 	Name   string
 	Layers func(t testing.TB, outside string) [][]byte // tars, the lowest first
@@ -174,6 +198,31 @@ func Attacks() []Attack {
 			}
 			return [][]byte{tarOf(t, header{tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: records}, ""})}
 		}, false, []string{"f"}},
+		{"sixteen great xattrs for all of a thousand files", one(func(string) []header {
+			return append([]header{global(xattrRecords(16, strings.Repeat("v", 65_000)))}, files(1000)...)
+		}), false, []string{"f0", "f999"}},
+		{"thousands of xattrs for all of a hundred files", one(func(string) []header {
+			return append([]header{global(xattrRecords(30_000, "v"))}, files(100)...)
+		}), false, []string{"f0", "f99"}},
+		{"thousands of xattrs for one file", one(func(string) []header {
+			h := file("f", "")
+			h.PAXRecords = xattrRecords(30_000, "v")
+			return []header{h}
+		}), true, nil},
+		{"sixteen great xattrs for each of forty files", one(func(string) []header {
+			list := files(40)
+			for i := range list {
+				list[i].PAXRecords = xattrRecords(16, strings.Repeat("v", 65_000))
+			}
+			return list
+		}), true, nil},
+		{"four million directories that no entry describes", one(func(string) []header {
+			list := files(2000)
+			for i := range list {
+				list[i].Name = fmt.Sprintf("%04d/%sf", i, strings.Repeat("d/", 2041))
+			}
+			return list
+		}), true, nil},
 		{"a directory that becomes a symlink", func(t testing.TB, out string) [][]byte {
 			return [][]byte{tarOf(t, directory("d"), file("d/f", "x")), tarOf(t, symlink("d", out), file("d/evil", "x"))}
 		}, false, nil},
