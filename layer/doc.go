@@ -17,7 +17,8 @@
 // Nothing read is trusted. Blobs are checked against the digest, size and diffID
 // of their descriptors while they are indexed, and every span again when it is
 // read. Tar streams may hold anything (scan.go); paths are resolved inside the
-// image's root alone (merge_path.go). Cache files are checked record by record,
+// image's root alone (merge_path.go). What a stream asks for in memory and time has
+// a budget (toc_budget.go, merge_budget.go). Cache files are checked record by record,
 // so that a damaged one is an error and made again.
 //
 // The package knows nothing of image layouts (a Source gives bytes), of upper
