@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -13,7 +14,14 @@ import (
 // and working directory, so that the kernel itself walks the path, through the caller's
 // mounts and never out of its root. The descriptors it gives are of kind O_PATH: nothing
 // is opened.
-type resolver struct{ home int } // O_PATH descriptor of the thread's own root
+type resolver struct {
+	home   int   // O_PATH descriptor of the thread's own root
+	astray error // why the thread could not return there: it resolves nothing any more
+}
+
+// errAstray: a thread has a caller's root for good. What it would look for in /proc, it
+// would find in a tree that the caller has made.
+var errAstray = errors.New("a thread cannot return to its own root directory")
 
 // newResolver gives the calling thread, to which its goroutine is locked for ever, a
 // root and working directory apart.
@@ -25,7 +33,7 @@ func newResolver() (*resolver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the root directory: %w", err)
 	}
-	return &resolver{home}, nil
+	return &resolver{home: home}, nil
 }
 
 func (r *resolver) close() { _ = unix.Close(r.home) }
@@ -33,20 +41,27 @@ func (r *resolver) close() { _ = unix.Close(r.home) }
 // open opens a path as seen from root and base, O_PATH descriptors, with flags of
 // openat(2) beside O_PATH.
 func (r *resolver) open(root, base int, path string, flags int) (fd int, err error) {
-	if err := enter(root, base); err != nil {
-		return -1, err
+	if r.astray != nil {
+		return -1, r.astray
 	}
-	fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
-	if herr := enter(r.home, r.home); herr != nil { // never seen: the descriptor is good
+	if err = enter(root, base); err == nil { // base may be no directory: its caller chose it
+		fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+	}
+	if herr := enter(r.home, r.home); herr != nil {
 		if err == nil {
 			_ = unix.Close(fd)
 		}
-		return -1, herr
+		r.astray = fmt.Errorf("%w: %w", errAstray, herr)
+		return -1, r.astray
 	}
-	return fd, err
+	if err != nil {
+		return -1, err
+	}
+	return fd, nil
 }
 
-// enter changes the thread's root and working directory.
+// enter changes the thread's root and working directory; where it fails, either may have
+// changed.
 func enter(root, base int) error {
 	if err := unix.Fchdir(root); err != nil {
 		return err

@@ -50,12 +50,19 @@ func Serve(listener *os.File, opt Options) error {
 	}
 	sys.HurrySeccomp(s.fd)
 	ended := make(chan error, workers)
+	start := func() { go func() { ended <- s.work() }() }
 	for range workers {
-		go func() { ended <- s.work() }()
+		start()
 	}
 	var errs []error
-	for range workers {
-		errs = append(errs, <-ended)
+	for len(errs) < workers {
+		err := <-ended
+		if errors.Is(err, errAstray) {
+			s.opt.Log.Warn("system calls are answered in a new thread", "error", err)
+			start()
+			continue
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -70,7 +77,8 @@ type supervisor struct {
 	receiving sync.Mutex // held by the worker that waits for the next call
 }
 
-// work answers one call after another, in a thread of its own (resolve.go).
+// work answers one call after another, in a thread of its own (resolve.go), which ends
+// with it. errAstray.
 func (s *supervisor) work() error {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	paths, err := newResolver()
@@ -86,6 +94,9 @@ func (s *supervisor) work() error {
 			return err
 		}
 		c.serve()
+		if paths.astray != nil {
+			return paths.astray
+		}
 	}
 }
 
@@ -159,6 +170,9 @@ func (c *call) serve() {
 	a := toKernel
 	if h, ok := calls[c.n.Data.Nr]; ok {
 		a = h.do(c)
+	}
+	if c.paths.astray != nil { // what the call is about is not known, for the kernel's answer either
+		a = failed(unix.EIO)
 	}
 	resp := sys.SeccompResp{ID: c.n.ID, Val: a.value, Error: -int32(a.errno)}
 	if a.kernel {

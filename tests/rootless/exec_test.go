@@ -131,6 +131,15 @@ const asRootDid = `0 4711 8:12 etc/new
 0 0 0:0 usr/bin/.wh.su
 `
 
+// The kernel refuses the path; those who look it up for it go on.
+func TestAPathBelowAFileIsRefusedAndTheNextOneIsNot(t *testing.T) {
+	u := plain(t)
+	u.box()
+	out := u.must(`$um exec --ids one b -- sh -c 'cd /etc
+		for i in 1 2 3 4 5 6 7 8; do act fchownat-below passwd 1 1; done; chown 8:12 group; stat -c %u:%g group shadow'`)
+	expect(t, "the program", strings.Repeat("fchownat-below: not a directory\n", 8)+"8:12\n0:42\n", out)
+}
+
 func TestAProgramIsTheImagesRoot(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {

@@ -57,6 +57,8 @@ func act(args []string) (int, error) {
 		return 4, unix.Fchown(open(), number(args[2]), number(args[3]))
 	case "fchownat": // of an open descriptor, with no path
 		return 4, unix.Fchownat(open(), "", number(args[2]), number(args[3]), unix.AT_EMPTY_PATH)
+	case "fchownat-below": // of a path below the open file
+		return 4, unix.Fchownat(open(), "x", number(args[2]), number(args[3]), 0)
 	case "fchown-removed":
 		fd := open()
 		if err := unix.Unlink(args[1]); err != nil {
