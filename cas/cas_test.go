@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 var ctx = context.Background()
@@ -245,7 +246,7 @@ func TestGCKeepsWhatIsReferredToAndIsRefusedWhilePinned(t *testing.T) {
 	if n, err := l.RemoveRef(ctx, "gone"); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
-	release, err := l.Pin()
+	release, err := l.Pin(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,6 +261,29 @@ func TestGCKeepsWhatIsReferredToAndIsRefusedWhilePinned(t *testing.T) {
 		t.Errorf("%+v, %v", res, err)
 	}
 	image(t, l, "keep")
+}
+
+func TestAPinThatWaitsForAGCEndsWithItsContext(t *testing.T) {
+	l := newLayout(t)
+	release, err := l.lock(ctx, lockBlobs, unix.F_WRLCK, false) // as GC does
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := l.Pin(limited); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while a gc runs: %v", err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	unpin, err := l.Pin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unpin(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestStockUmociReadsTheLayout(t *testing.T) {

@@ -42,7 +42,7 @@ func (l *Layout) Hold(ctx context.Context, h Hold) (release func() error, err er
 	case err == nil:
 		return f.Close, nil
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return l.Pin()
+		return l.Pin(ctx)
 	}
 	return nil, fmt.Errorf("record who needs %s: %w", l.path, err)
 }

@@ -133,7 +133,7 @@ func TestAHoldIsTakenUpAgainAndReplaced(t *testing.T) {
 
 func TestGCWaitsForOthersAsLongAsItIsTold(t *testing.T) {
 	l := newLayout(t)
-	release, err := l.Pin()
+	release, err := l.Pin(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,8 +90,8 @@ func (l *Layout) openLock() (*os.File, error) {
 
 // Pin keeps every blob where it is until release is called: GC is refused with
 // ErrBusy meanwhile. Any number of processes can hold a pin; while a GC runs it is
-// waited for. In a layout that the caller may not write to, and that no writer of
+// waited for, until ctx ends. In a layout that the caller may not write to, and that no writer of
 // this program has been in, there is nothing to hold, and release does nothing.
-func (l *Layout) Pin() (release func() error, err error) {
-	return l.lock(context.Background(), lockBlobs, unix.F_RDLCK, false)
+func (l *Layout) Pin(ctx context.Context) (release func() error, err error) {
+	return l.lock(ctx, lockBlobs, unix.F_RDLCK, false)
 }

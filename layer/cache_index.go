@@ -213,7 +213,7 @@ func (c *Cache) makeIndex(ctx context.Context, h *heldSource, progress func(int6
 
 // PutIndex keeps the index and table of contents (ScanTOC) of a layer that was
 // just written, so that its first mount is as quick as any.
-func (c *Cache) PutIndex(res BlobResult, tocBytes []byte) (err error) {
+func (c *Cache) PutIndex(ctx context.Context, res BlobResult, tocBytes []byte) (err error) {
 	if err := errors.Join(res.Digest.Validate(), res.DiffID.Validate()); err != nil {
 		return fmt.Errorf("keep index: %w", err)
 	}
@@ -224,7 +224,7 @@ func (c *Cache) PutIndex(res BlobResult, tocBytes []byte) (err error) {
 	if _, err := decodeIndexOf(res.Index, Source{Digest: res.Digest, DiffID: res.DiffID, Size: res.Size}); err != nil {
 		return fmt.Errorf("keep index of %s: %w", res.Digest, err)
 	}
-	unlock, err := c.lockBlob(context.Background(), res.Digest)
+	unlock, err := c.lockBlob(ctx, res.Digest)
 	if err != nil {
 		return err
 	}

@@ -492,7 +492,7 @@ func TestAWrittenLayerIsWarmAtItsFirstMount(t *testing.T) {
 			}
 			dir := t.TempDir()
 			cache := cacheIn(t, dir)
-			if err := cache.PutIndex(res, contents); err != nil {
+			if err := cache.PutIndex(t.Context(), res, contents); err != nil {
 				t.Fatal(err)
 			}
 			before := cacheFiles(t, dir)
@@ -519,11 +519,11 @@ func TestAWrittenLayerIsWarmAtItsFirstMount(t *testing.T) {
 					t.Errorf("%s was made again", name)
 				}
 			}
-			if err := cache.PutIndex(res, contents[:len(contents)-1]); !errors.Is(err, ErrChecksum) {
+			if err := cache.PutIndex(t.Context(), res, contents[:len(contents)-1]); !errors.Is(err, ErrChecksum) {
 				t.Errorf("a cut table of contents: %v", err)
 			}
 			res.Index = res.Index[:len(res.Index)-1]
-			if err := cache.PutIndex(res, contents); err == nil {
+			if err := cache.PutIndex(t.Context(), res, contents); err == nil {
 				t.Error("a cut index was taken")
 			}
 		})

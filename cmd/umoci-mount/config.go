@@ -106,7 +106,7 @@ func (o *configOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 	if err := e.Check(); err != nil {
 		return usageError{err}
 	}
-	return changeLayout(path, func(l *cas.Layout) error {
+	return changeLayout(ctx, path, func(l *cas.Layout) error {
 		from, err := l.Resolve(ctx, tag, cas.ResolveOptions{Platform: platform})
 		if err != nil {
 			return err

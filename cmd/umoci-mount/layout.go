@@ -51,9 +51,9 @@ func withLayout(path string, f func(l *cas.Layout) error) (err error) {
 }
 
 // changeLayout is withLayout with the blobs that f writes kept from a gc.
-func changeLayout(path string, f func(l *cas.Layout) error) error {
+func changeLayout(ctx context.Context, path string, f func(l *cas.Layout) error) error {
 	return withLayout(path, func(l *cas.Layout) (err error) {
-		release, err := l.Pin()
+		release, err := l.Pin(ctx)
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ it was created at.`,
 			if epoch != nil {
 				created = *epoch
 			}
-			return changeLayout(path, func(l *cas.Layout) error {
+			return changeLayout(cmd.Context(), path, func(l *cas.Layout) error {
 				blank, err := l.Blank(cmd.Context(), hostPlatform(), created)
 				if err != nil {
 					return err
@@ -131,7 +131,7 @@ as a whole. What NEW-TAG led to before is not removed.`,
 			if err := cas.CheckTag(args[0]); err != nil {
 				return usageError{err}
 			}
-			return changeLayout(path, func(l *cas.Layout) error {
+			return changeLayout(cmd.Context(), path, func(l *cas.Layout) error {
 				from, err := l.FindRef(cmd.Context(), tag, cas.ResolveOptions{Platform: which})
 				if err != nil {
 					return err

@@ -94,7 +94,7 @@ func Build(ctx context.Context, opt Options) (res []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.layout.Close()) }()
-	unpin, err := b.layout.Pin()
+	unpin, err := b.layout.Pin(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -176,7 +176,7 @@ func appendLayer(ctx context.Context, opt *AppendOptions, command string, author
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	unpin, err := l.Pin()
+	unpin, err := l.Pin(ctx)
 	if err != nil {
 		return err
 	}
@@ -214,12 +214,12 @@ func appendLayer(ctx context.Context, opt *AppendOptions, command string, author
 	if err := l.Tag(ctx, opt.NewTag, made); err != nil {
 		return fmt.Errorf("tag image: %w", err)
 	}
-	rememberLayer(opt, stored)
+	rememberLayer(ctx, opt, stored)
 	return nil
 }
 
 // rememberLayer makes the next mount of the layer a warm one. That is worth no failure.
-func rememberLayer(opt *AppendOptions, stored *storedLayer) {
+func rememberLayer(ctx context.Context, opt *AppendOptions, stored *storedLayer) {
 	err := func() error {
 		dir, err := CacheDir(opt.CacheDir)
 		if err != nil {
@@ -229,7 +229,7 @@ func rememberLayer(opt *AppendOptions, stored *storedLayer) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(cache.PutIndex(stored.res, stored.toc), cache.close())
+		return errors.Join(cache.PutIndex(ctx, stored.res, stored.toc), cache.close())
 	}()
 	if err != nil {
 		opt.Log.Warn("the new layer's index could not be cached: its first mount will make it", "error", err)

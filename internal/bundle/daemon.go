@@ -309,7 +309,7 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if s.layout, err = cas.Open(s.state.Layout); err != nil {
 		return err
 	}
-	if s.unpin, err = s.layout.Pin(); err != nil {
+	if s.unpin, err = s.layout.Pin(ctx); err != nil {
 		return err
 	}
 	o := &s.state.Options

@@ -80,7 +80,7 @@ func (c *Editor) open(ctx context.Context, bundle string, log *slog.Logger) (err
 	if c.layout, err = cas.Open(state.Layout); err != nil {
 		return err
 	}
-	if c.unpin, err = c.layout.Pin(); err != nil {
+	if c.unpin, err = c.layout.Pin(ctx); err != nil {
 		return err
 	}
 	if c.cache, err = newCache(state.Options.CacheDir, log); err != nil {

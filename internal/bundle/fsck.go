@@ -102,7 +102,7 @@ func Fsck(ctx context.Context, opt FsckOptions) (res *FsckResult, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	unpin, err := l.Pin()
+	unpin, err := l.Pin(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (im *Image) open(ctx context.Context, opt ImageOptions) (err error) {
 	if im.layout, err = cas.Open(opt.Layout); err != nil {
 		return err
 	}
-	if im.unpin, err = im.layout.Pin(); err != nil {
+	if im.unpin, err = im.layout.Pin(ctx); err != nil {
 		return err
 	}
 	if im.Path = opt.From; im.Path == nil {

@@ -149,7 +149,7 @@ func (m *mounting) openImage(ctx context.Context) error {
 	if m.layout, err = cas.Open(layoutPath); err != nil {
 		return err
 	}
-	if m.unpin, err = m.layout.Pin(); err != nil {
+	if m.unpin, err = m.layout.Pin(ctx); err != nil {
 		return err
 	}
 	m.resume = old != nil && !m.opt.Fresh

@@ -60,7 +60,7 @@ func (v *View) open(ctx context.Context, bundle, layout string, log *slog.Logger
 	if v.Layout, err = cas.Open(layout); err != nil {
 		return err
 	}
-	if v.unpin, err = v.Layout.Pin(); err != nil {
+	if v.unpin, err = v.Layout.Pin(ctx); err != nil {
 		return err
 	}
 	if v.cache, err = newCache(v.State.Options.CacheDir, log); err != nil {

@@ -194,7 +194,7 @@ type layerWriting struct {
 }
 
 func (w *layerWriting) write(ctx context.Context, plan []planned) (res *RepackResult, err error) {
-	unpin, err := w.layout.Pin()
+	unpin, err := w.layout.Pin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -258,16 +258,16 @@ func (w *layerWriting) tryLayer(ctx context.Context, plan []planned, compress st
 		}
 		return nil, err
 	}
-	w.remember(stored.res, stored.toc)
+	w.remember(ctx, stored.res, stored.toc)
 	return stored.layer(w.image, compress), nil
 }
 
 // remember makes the next mount of the layer a warm one. That is worth no failure.
-func (w *layerWriting) remember(res layer.BlobResult, toc []byte) {
+func (w *layerWriting) remember(ctx context.Context, res layer.BlobResult, toc []byte) {
 	if w.cache == nil {
 		return
 	}
-	if err := w.cache.PutIndex(res, toc); err != nil {
+	if err := w.cache.PutIndex(ctx, res, toc); err != nil && ctx.Err() == nil {
 		w.opt.Log.Warn("the new layer's index could not be cached: its first mount will make it", "error", err)
 	}
 }
