@@ -189,9 +189,14 @@ func TestEachStepOfEachCommandMayFail(t *testing.T) {
 
 func TestALayoutThatCannotBeMadeIsNotThere(t *testing.T) {
 	for at := 1; ; at++ {
-		path := filepath.Join(t.TempDir(), "a", "layout")
-		n := 0
-		l, err := create(path, func(string) error {
+		path := filepath.Join(t.TempDir(), "a", "b", "layout")
+		n, moved, syncs := 0, false, 0
+		l, err := create(path, func(step string) error {
+			if _, err := os.Lstat(path); err == nil {
+				if moved = true; step == "fsync" {
+					syncs++
+				}
+			}
 			if n++; n >= at {
 				return errInjected
 			}
@@ -205,15 +210,52 @@ func TestALayoutThatCannotBeMadeIsNotThere(t *testing.T) {
 			if err := l.Close(); err != nil {
 				t.Fatal(err)
 			}
+			if syncs != 3 { // b, a, and the directory that was there
+				t.Errorf("%d directories were synced after the layout had its name", syncs)
+			}
 			return
 		}
 		if !errors.Is(err, errInjected) {
 			t.Fatalf("step %d: %v", at, err)
 		}
+		if moved { // and is there, if the disk is
+			l, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			t.Fatalf("step %d: something is left: %v", at, err)
 		}
 	}
+}
+
+// One that is left keeps the lock, and the next attempt waits for ever.
+func TestALayoutThatCannotBeBegunLeavesNoDescriptorOpen(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ".umoci-init-layout"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	if _, err := Create(filepath.Join(dir, "layout")); err == nil {
+		t.Fatal("it was made in a file's place")
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors are open, %d were", after, before)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
 }
 
 const (

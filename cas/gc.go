@@ -46,11 +46,11 @@ type GCResult struct {
 func (l *Layout) GC(ctx context.Context, opt GCOptions) (res GCResult, err error) {
 	deadline := time.Now().Add(opt.Wait)
 	if !opt.Force {
-		release, err := l.lockUntil(ctx, deadline, opt.Wait > 0)
-		if err != nil {
-			return res, err
+		unlock, lerr := l.lockUntil(ctx, deadline, opt.Wait > 0)
+		if lerr != nil {
+			return res, lerr
 		}
-		defer func() { err = errors.Join(err, release()) }()
+		defer func() { err = errors.Join(err, unlock()) }()
 	}
 	release, err := l.lock(ctx, lockIndex, unix.F_WRLCK, false)
 	if err != nil {

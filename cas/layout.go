@@ -72,7 +72,8 @@ func (l *Layout) check() error {
 }
 
 // Create makes an empty layout; path must not exist, its parents are made.
-// ErrExists otherwise. Where it fails nothing is left at path.
+// ErrExists otherwise. Where it fails nothing is left at path, but the whole layout if
+// all that failed is to make its name durable.
 func Create(path string) (*Layout, error) { return create(path, nil) }
 
 func create(path string, fault func(step string) error) (_ *Layout, err error) {
@@ -80,6 +81,7 @@ func create(path string, fault func(step string) error) (_ *Layout, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
+	changed := changedAbove(abs)
 	if err := os.MkdirAll(filepath.Dir(abs), 0o755); err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
@@ -92,8 +94,9 @@ func create(path string, fault func(step string) error) (_ *Layout, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("create image layout: %w", err)
 	}
+	moved := false
 	defer func() {
-		if err != nil {
+		if err != nil && !moved { // else the name is the next one's
 			err = errors.Join(err, os.RemoveAll(temp))
 		}
 		err = errors.Join(err, lock.Close())
@@ -106,10 +109,46 @@ func create(path string, fault func(step string) error) (_ *Layout, err error) {
 	if err := errors.Join(l.fill(), l.dropTemp()); err != nil {
 		return nil, errors.Join(fmt.Errorf("create image layout: %w", err), l.Close())
 	}
-	if err := moveNew(temp, abs); err != nil {
+	err = l.step("rename")
+	if err == nil {
+		err = moveNew(temp, abs)
+	}
+	moved = err == nil
+	for _, dir := range changed {
+		if err == nil {
+			err = l.syncAbove(dir, lock)
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create image layout: %w", err), l.Close())
 	}
 	return l, nil
+}
+
+// changedAbove are the directories that get a new entry where path and what is missing
+// above it are made.
+func changedAbove(path string) (dirs []string) {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		dirs = append(dirs, dir)
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dirs
+		}
+	}
+}
+
+// syncAbove makes the entries of a directory above the layout, own, durable.
+func (l *Layout) syncAbove(dir string, own *os.File) error {
+	if err := l.step("fsync"); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrPermission) { // writable all the same: with all of its file system
+		return unix.Syncfs(int(own.Fd()))
+	}
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return errors.Join(syncOpen(d), d.Close())
 }
 
 // beginDir makes a directory, or takes over one that an interrupted command left, and
@@ -132,7 +171,10 @@ func beginDir(path string) (*os.File, error) {
 		locked, err := d.Stat()
 		there, err2 := os.Lstat(path)
 		if err == nil && err2 == nil && os.SameFile(locked, there) {
-			return d, clearDir(d, path)
+			if err := clearDir(d, path); err != nil {
+				return nil, errors.Join(err, d.Close())
+			}
+			return d, nil
 		}
 		if err := errors.Join(err, d.Close()); err != nil {
 			return nil, err

@@ -229,8 +229,13 @@ func (l *Layout) syncDir(name string) (err error) {
 		return fmt.Errorf("sync %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
+	return syncOpen(dir)
+}
+
+// syncOpen makes a directory's entries durable, where its file system can.
+func syncOpen(dir *os.File) error {
 	if err := dir.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("sync %s: %w", name, err)
+		return fmt.Errorf("sync %s: %w", dir.Name(), err)
 	}
 	return nil
 }
