@@ -132,7 +132,7 @@ func (b *builder) open() (err error) {
 		return errors.Join(err, b.layout.Close())
 	}
 	b.sums = openFileSums(b.opt.dir("files.json"), b.opt.Now)
-	b.fetch = newFetcher(b.opt.dir("downloads"))
+	b.fetch = newFetcher(b.opt.dir("downloads"), b.opt.Log)
 	if b.sums.layout, err = filepath.EvalSymlinks(b.layout.Path()); err != nil {
 		return errors.Join(err, b.layout.Close())
 	}

@@ -9,18 +9,23 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fetcher gets files by URL, and keeps them: DIR/SHA256 with the content, and
-// DIR/SHA256-OF-URL.json about where it came from.
+// DIR/SHA256-OF-URL.json about where it came from. What does not have the content that
+// its name says is removed and got again.
 type fetcher struct {
 	dir    string
 	client *http.Client
+	log    *slog.Logger
 }
 
 // fetched is what is known of a URL.
@@ -39,22 +44,22 @@ const (
 	fetchKeep   = 30 * 24 * time.Hour
 )
 
-func newFetcher(dir string) *fetcher {
+func newFetcher(dir string, log *slog.Logger) *fetcher {
 	t := &http.Transport{Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: fetchAnswer, TLSHandshakeTimeout: fetchAnswer}
-	return &fetcher{dir: dir, client: &http.Client{Transport: t}}
+	return &fetcher{dir: dir, client: &http.Client{Transport: t}, log: log}
 }
 
 // get makes a source a file of the host. A server is asked each time, unless the
-// source says which digest it has, and sends what is not here yet.
+// source says which digest it has, and sends what is not here, whole.
 func (f *fetcher) get(ctx context.Context, s *source) error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return err
 	}
 	key := sha256.Sum256([]byte(s.url))
 	about := filepath.Join(f.dir, hex.EncodeToString(key[:])+".json")
-	var have fetched
-	if data, err := os.ReadFile(about); err == nil && json.Unmarshal(data, &have) != nil || !f.has(have.SHA256) {
-		have = fetched{}
+	have, err := f.known(about, s.url)
+	if err != nil {
+		return err
 	}
 	if have.SHA256 == "" || have.SHA256 != s.sum {
 		now, err := f.request(ctx, s, have)
@@ -70,7 +75,7 @@ func (f *fetcher) get(ctx context.Context, s *source) error {
 				err = writeFile(about, data)
 			}
 			if err != nil {
-				return err
+				return fmt.Errorf("keep what is known of %s: %w", s.url, err)
 			}
 		}
 		have = *now
@@ -82,12 +87,28 @@ func (f *fetcher) get(ctx context.Context, s *source) error {
 
 func (f *fetcher) file(sum string) string { return filepath.Join(f.dir, sum) }
 
-func (f *fetcher) has(sum string) bool {
-	if sum == "" {
-		return false
+// known is what is here of a URL, whole; the zero value where nothing is.
+func (f *fetcher) known(about, url string) (fetched, error) {
+	var have fetched
+	data, err := os.ReadFile(about)
+	if err != nil || json.Unmarshal(data, &have) != nil || have.URL != url || !isSHA256(have.SHA256) {
+		return fetched{}, nil
 	}
-	_, err := os.Stat(f.file(sum))
-	return err == nil
+	name := f.file(have.SHA256)
+	sum, err := hashFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fetched{}, nil
+	case err == nil && sum == have.SHA256:
+		return have, nil
+	case err == nil:
+		err = fmt.Errorf("it has the sha256 %s", sum)
+	}
+	f.log.Warn("a download is damaged, and is got again", "url", url, "file", name, "reason", err)
+	if err := os.Remove(name); err != nil {
+		return fetched{}, fmt.Errorf("remove a damaged download: %w", err)
+	}
+	return fetched{}, nil
 }
 
 // request asks the server; have is what is here already.
@@ -109,9 +130,12 @@ func (f *fetcher) request(ctx context.Context, s *source, have fetched) (_ *fetc
 	}
 	defer func() { err = errors.Join(err, res.Body.Close()) }()
 	switch res.StatusCode {
-	case http.StatusNotModified:
-		return &have, nil
 	case http.StatusOK:
+	case http.StatusNotModified:
+		if have.SHA256 != "" {
+			return &have, nil
+		}
+		fallthrough // it was asked for all
 	default:
 		return nil, fmt.Errorf("get %s: the server says %s: %w", s.url, res.Status, ErrSpec)
 	}
@@ -127,22 +151,13 @@ func (f *fetcher) request(ctx context.Context, s *source, have fetched) (_ *fetc
 
 // store writes content under its digest.
 func (f *fetcher) store(in io.Reader) (sum string, err error) {
-	t, err := os.CreateTemp(f.dir, ".new-")
-	if err != nil {
-		return "", err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(t.Name()))
-		}
-	}()
-	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(t, h), in)
-	if err = errors.Join(err, t.Close()); err != nil {
-		return "", err
-	}
-	sum = hex.EncodeToString(h.Sum(nil))
-	return sum, os.Rename(t.Name(), f.file(sum))
+	err = writeNew(f.dir, func(t *os.File) (name string, err error) {
+		h := sha256.New()
+		_, err = io.Copy(io.MultiWriter(t, h), in)
+		sum = hex.EncodeToString(h.Sum(nil))
+		return sum, err
+	})
+	return sum, err
 }
 
 // prune removes what no build has needed for long.
@@ -167,23 +182,49 @@ func (f *fetcher) prune(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// writeFile replaces a file in one step.
-func writeFile(name string, data []byte) (err error) {
-	t, err := os.CreateTemp(filepath.Dir(name), ".new-")
+// writeFile replaces a file in one durable step.
+func writeFile(name string, data []byte) error {
+	return writeNew(filepath.Dir(name), func(t *os.File) (string, error) {
+		_, err := t.Write(data)
+		if err == nil {
+			err = t.Chmod(0o644)
+		}
+		return filepath.Base(name), err
+	})
+}
+
+// writeNew puts what write writes under the name in dir that it gives, in place of what
+// has it, in one durable step.
+func writeNew(dir string, write func(*os.File) (name string, err error)) (err error) {
+	t, err := os.CreateTemp(dir, ".new-")
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(t.Name()))
+		if err == nil {
+			return
+		}
+		if rerr := os.Remove(t.Name()); !errors.Is(rerr, fs.ErrNotExist) { // it has its name already
+			err = errors.Join(err, rerr)
 		}
 	}()
-	_, err = t.Write(data)
+	name, err := write(t)
 	if err == nil {
-		err = t.Chmod(0o644)
+		err = t.Sync()
 	}
 	if err = errors.Join(err, t.Close()); err != nil {
 		return err
 	}
-	return os.Rename(t.Name(), name)
+	if err = os.Rename(t.Name(), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if errors.Is(err, unix.EINVAL) {
+		err = nil // a file system whose directories cannot be synced
+	}
+	return errors.Join(err, d.Close())
 }
