@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +46,7 @@ func newWorkdir(ctx context.Context, base string, log *slog.Logger) (_ *workdir,
 	all, err := os.Open(base)
 	if err == nil {
 		defer func() { err = errors.Join(err, all.Close()) }()
-		err = unix.Flock(int(all.Fd()), unix.LOCK_EX)
+		err = waitLock(ctx, all)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make a work directory: %w", err)
@@ -67,6 +68,25 @@ func newWorkdir(ctx context.Context, base string, log *slog.Logger) (_ *workdir,
 		}
 	}
 	return w, nil
+}
+
+// lockWait is how long who waits for a lock does before asking again: flock(2) would not
+// end with a context.
+const lockWait = 10 * time.Millisecond
+
+// waitLock locks a directory, which others let go of in time; it waits until ctx ends.
+func waitLock(ctx context.Context, dir *os.File) error {
+	for {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lockWait):
+		}
+	}
 }
 
 // lockDir locks a work directory; nil without an error: somebody has. The lock is the

@@ -1,10 +1,13 @@
 package build
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestBuildsThatBeginAndEndAtOnceLeaveNothing(t *testing.T) {
@@ -58,5 +61,30 @@ func TestWhatAKilledBuildLeftIsRemoved(t *testing.T) {
 		if err := w.remove(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Who has the lock may be ending mounts.
+func TestAWaitForTheWorkDirectoryEndsWithItsContext(t *testing.T) {
+	base := t.TempDir()
+	held, err := lockDir(base)
+	if err != nil || held == nil {
+		t.Fatal(held, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	log := slog.New(slog.DiscardHandler)
+	if _, err := newWorkdir(ctx, base, log); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while it is held: %v", err)
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWorkdir(t.Context(), base, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.remove(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
