@@ -142,8 +142,10 @@ func (l *Layout) syncAbove(dir string, own *os.File) error {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrPermission) { // writable all the same: with all of its file system
-		return unix.Syncfs(int(own.Fd()))
+	if errors.Is(err, fs.ErrPermission) { // it need not be readable: then all of its file system
+		if err = unix.Syncfs(int(own.Fd())); err == nil {
+			return nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
