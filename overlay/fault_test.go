@@ -41,8 +41,11 @@ var faultCases = []struct {
 	{"rmdir of a directory emptied by whiteouts", func(x *fixture) error { return onName(x, "a/b/c/h", x.fs.Unlink) },
 		func(x *fixture) error { return onName(x, "a/b/c", x.fs.Rmdir) }},
 	{"rename over a directory emptied by whiteouts", func(x *fixture) error {
-		return errors.Join(onName(x, "a/b/c/h", x.fs.Unlink), mkdir(x, "n1", Caller{}))
+		return errors.Join(onName(x, "a/b/c/h", x.fs.Unlink), decorate(x, "a/b/c"), mkdir(x, "n1", Caller{}))
 	}, func(x *fixture) error { return fsRename(x, "n1", "a/b/c", 0) }},
+	{"rename of a lower directory over one emptied by whiteouts", func(x *fixture) error {
+		return errors.Join(onName(x, "a/b/c/h", x.fs.Unlink), decorate(x, "a/b/c"))
+	}, func(x *fixture) error { return fsRename(x, "a/s", "a/b/c", 0) }},
 	{"link of a lower file", nil, func(x *fixture) error { return link(x, "top", "e/n3") }},
 	{"setxattr of a lower file", nil, func(x *fixture) error {
 		return x.fs.SetXattr(x.mustIno("top"), "user.k", []byte("v"), 0, false)
@@ -56,6 +59,19 @@ func chmod(x *fixture, p string, mode uint32) error {
 
 func chown(x *fixture, p string, id uint32) error {
 	_, err := x.fs.SetAttr(x.mustIno(p), SetAttr{Valid: SetUID, UID: id})
+	return err
+}
+
+// decorate gives a directory an owner, a mode, an ACL and attributes.
+func decorate(x *fixture, p string) error {
+	ino := x.mustIno(p)
+	_, err := x.fs.SetAttr(ino, SetAttr{Valid: SetUID | SetGID | SetMode, UID: 33, GID: 44, Mode: 0o2750})
+	for _, name := range []string{"user.k", "user.overlay.k", "trusted.k"} {
+		err = errors.Join(err, x.fs.SetXattr(ino, name, []byte("v"), 0, false))
+	}
+	for _, name := range []string{xattrACLAccess, xattrACLDefault} {
+		err = errors.Join(err, x.fs.SetXattr(ino, name, testACL(), 0, false))
+	}
 	return err
 }
 
@@ -112,25 +128,28 @@ func TestAFailureAtAnyStepLeavesTheOldStateOrTheNew(t *testing.T) {
 	}
 	for _, c := range faultCases {
 		for _, crash := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, crash %v", c.name, crash), func(t *testing.T) {
-				for at := 1; ; at++ {
-					if !runFault(t, c.prepare, c.do, at, crash) {
-						if at == 1 {
-							t.Fatal("no step was reached")
+			for _, rootless := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, crash %v, rootless %v", c.name, crash, rootless), func(t *testing.T) {
+					opt := UpperOptions{Rootless: rootless}
+					for at := 1; ; at++ {
+						if !runFault(t, opt, c.prepare, c.do, at, crash) {
+							if at == 1 {
+								t.Fatal("no step was reached")
+							}
+							return
 						}
-						return
 					}
-				}
-			})
+				})
+			}
 		}
 	}
 }
 
 // runFault is one run with the fault at the at-th step; false when the operation
 // has fewer.
-func runFault(t *testing.T, prepare, do func(*fixture) error, at int, crash bool) bool {
+func runFault(t *testing.T, opt UpperOptions, prepare, do func(*fixture) error, at int, crash bool) bool {
 	t.Helper()
-	x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{})
+	x := newFixtureWith(t, newMemLower(modelTree...), opt)
 	count, armed, hit := 0, false, ""
 	x.opt.Fault = func(step string) error {
 		if !armed {
@@ -186,7 +205,9 @@ func checkState(t *testing.T, x *fixture, old string, do func(*fixture) error, w
 	if got == old {
 		return
 	}
-	y := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{})
+	opt := x.opt
+	opt.Fault = nil
+	y := newFixtureWith(t, newMemLower(modelTree...), opt)
 	for _, c := range faultCases {
 		if fmt.Sprintf("%p", c.do) == fmt.Sprintf("%p", do) && c.prepare != nil {
 			if err := c.prepare(y); err != nil {
@@ -203,5 +224,80 @@ func checkState(t *testing.T, x *fixture, old string, do func(*fixture) error, w
 	}
 	if strings.Contains(got, "\n\n") {
 		t.Error("empty line in listing")
+	}
+}
+
+// failing makes the steps of a name fail from the nth on, once armed.
+func failing(x *fixture, name string, nth int) (arm, disarm func()) {
+	armed, count := false, 0
+	x.opt.Fault = func(step string) error {
+		if !armed || step != name {
+			return nil
+		}
+		if count++; count < nth {
+			return nil
+		}
+		return errFault
+	}
+	x.remount()
+	return func() { armed = true }, func() { armed = false }
+}
+
+func TestARenameIsDoneOnceItIsPublished(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	arm, disarm := failing(x, "unlink", 1)
+	must(t, onName(x, "top", x.fs.Unlink))
+	must(t, mkdir(x, "n1", Caller{}))
+	whiteout := func() (st unix.Stat_t) {
+		must(t, unix.Lstat(x.dir+"/work/"+whiteoutName, &st))
+		return st
+	}
+	before, ino := whiteout(), x.mustIno("n1")
+	arm()
+	must(t, fsRename(x, "n1", "top", 0)) // the whiteout of nothing stays at n1
+	disarm()
+	if _, err := x.fs.SetAttr(ino, SetAttr{Valid: SetMode, Mode: 0o711}); err != nil {
+		t.Error(err)
+	}
+	if after := whiteout(); after.Mode != before.Mode {
+		t.Errorf("the whiteouts' mode is %o, was %o", after.Mode, before.Mode)
+	}
+	for range 2 {
+		a, err := x.fs.GetAttr(x.mustIno("top"))
+		if must(t, err); a.Mode&0o777 != 0o711 {
+			t.Errorf("mode %o", a.Mode)
+		}
+		if _, err := x.ino("n1"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the old name: %v", err)
+		}
+		x.remount()
+	}
+}
+
+func TestADirectoryThatCannotBePutBackIsAnotherOfTheSameAttributes(t *testing.T) {
+	for _, rootless := range []bool{false, true} {
+		if !rootless && os.Geteuid() != 0 {
+			continue
+		}
+		x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{Rootless: rootless})
+		arm, disarm := failing(x, "rename", 2)
+		must(t, onName(x, "a/b/c/h", x.fs.Unlink))
+		must(t, errors.Join(x.fs.SetXattr(x.mustIno("a/b/c"), "user.k", []byte("v"), 0, false), chown(x, "a/b/c", 33)))
+		must(t, mkdir(x, "n1", Caller{}))
+		old, gone := x.listing(), x.mustIno("a/b/c")
+		arm()
+		if err := fsRename(x, "n1", "a/b/c", 0); !errors.Is(err, errFault) {
+			t.Fatal(err)
+		}
+		disarm()
+		if got := x.listing(); got != old {
+			t.Error(diffLines(old, got))
+		}
+		if _, err := x.fs.Mkdir(gone, "n", 0o755, Caller{}); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("made in what has no name: %v", err)
+		}
+		must(t, mkdir(x, "a/b/c/n", Caller{}))
+		x.remount()
+		x.mustIno("a/b/c/n")
 	}
 }

@@ -217,11 +217,48 @@ func (x *fixture) describe(p string, a Attr, first map[Ino]string) string {
 	case unix.S_IFCHR, unix.S_IFBLK:
 		s += fmt.Sprintf(" dev %d", a.Rdev)
 	}
+	s += x.xattrs(p, a.Ino)
 	if a.Mode&unix.S_IFMT != unix.S_IFDIR && a.Nlink > 1 {
 		if have, ok := first[a.Ino]; ok {
 			s += " = " + have
 		} else {
 			first[a.Ino] = p
+		}
+	}
+	return s
+}
+
+// xattrs describes the extended attributes, sorted.
+func (x *fixture) xattrs(p string, ino Ino) string {
+	x.t.Helper()
+	list := make([]byte, xattrListMax)
+	n, err := x.fs.ListXattr(ino, list, nil)
+	if err != nil {
+		x.t.Fatalf("listxattr %s: %v", p, err)
+	}
+	return describeXattrs(list[:n], func(name string) ([]byte, error) {
+		value := make([]byte, 1024)
+		n, err := x.fs.GetXattr(ino, name, value)
+		if err != nil {
+			x.t.Fatalf("getxattr %s of %s: %v", name, p, err)
+		}
+		return value[:n], nil
+	})
+}
+
+// describeXattrs describes the attributes of a NUL-separated list but the union's own.
+func describeXattrs(list []byte, get func(name string) ([]byte, error)) string {
+	names := splitNames(list)
+	slices.Sort(names)
+	s := ""
+	for _, name := range names {
+		if strings.HasPrefix(name, ownPrefix) || strings.HasPrefix(name, ownTrustedPrefix) {
+			continue
+		}
+		value, err := get(name)
+		s += fmt.Sprintf(" %s=%q", name, value)
+		if err != nil {
+			s += " " + err.Error()
 		}
 	}
 	return s

@@ -105,6 +105,16 @@ func (d *disk) listing() string {
 		case unix.S_IFCHR, unix.S_IFBLK:
 			s += fmt.Sprintf(" dev %d", st.Rdev)
 		}
+		list := make([]byte, xattrListMax)
+		n, err := unix.Llistxattr(p, list)
+		if err != nil {
+			return err
+		}
+		s += describeXattrs(list[:n], func(name string) ([]byte, error) {
+			value := make([]byte, 1024)
+			n, err := unix.Lgetxattr(p, name, value)
+			return value[:max(n, 0)], err
+		})
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
 			if have, ok := first[st.Ino]; ok {
 				s += " = " + have

@@ -137,11 +137,7 @@ func (u *Upper) applyObject(a at, o *object) error {
 		return err
 	}
 	for _, x := range o.xattrs {
-		err := u.setxattr(a, u.storedXattr(x.name), x.value, 0)
-		if errors.Is(err, unix.EOPNOTSUPP) || u.rootless && errors.Is(err, unix.EPERM) {
-			continue // what the file system cannot hold is as with an extracted tree: not there
-		}
-		if err != nil {
+		if err := u.setXattrIfHeld(a, u.storedXattr(x.name), x.value); err != nil {
 			return err
 		}
 	}
@@ -159,6 +155,16 @@ func (u *Upper) applyObject(a at, o *object) error {
 		mtime = toUnix(*o.mtime)
 	}
 	return u.utimes(a, atime, mtime)
+}
+
+// setXattrIfHeld sets a stored attribute. One that the file system cannot hold is as
+// with an extracted tree: not there.
+func (u *Upper) setXattrIfHeld(a at, name string, value []byte) error {
+	err := u.setxattr(a, name, value, 0)
+	if errors.Is(err, unix.EOPNOTSUPP) || u.rootless && errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
 }
 
 func (u *Upper) applyPrivate(a at, o *object) error {

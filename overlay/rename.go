@@ -34,7 +34,7 @@ func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, fla
 	}
 	err := fs.renameTree(&r, oldDir, oldName, newDir, newName)
 	fs.treeMu.Unlock()
-	if r.dst != nil && err == nil && !r.exchange {
+	if r.dst != nil && !r.exchange {
 		fs.treeMu.RLock()
 		fs.letGo(r.dst)
 		fs.treeMu.RUnlock()
@@ -42,7 +42,7 @@ func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, fla
 	return err
 }
 
-// letGo drops the node of a replaced object that has no name left.
+// letGo drops the node of an object at the new name, where it has no name left.
 func (fs *FS) letGo(n *node) {
 	n.mu.Lock()
 	gone := n.orphan && n.upper.Load()
@@ -223,14 +223,28 @@ func (fs *FS) markMoved(n *node, to dirRef, name string) error {
 	return nil
 }
 
-// publishRename moves the source over whatever is at the new name, by one system
-// call that leaves a whiteout behind where the lower has the old name.
+// publishRename moves the source over whatever is at the new name.
 func (fs *FS) publishRename(r *renaming) error {
+	emptied := ""
 	if r.dst != nil {
-		if err := fs.makeReplaceable(r); err != nil {
+		var err error
+		if emptied, err = fs.makeReplaceable(r); err != nil {
 			return err
 		}
 	}
+	err := fs.moveOver(r)
+	if emptied != "" {
+		if err != nil {
+			fs.putBack(r, emptied)
+		}
+		fs.upper.discard(emptied)
+	}
+	return err
+}
+
+// moveOver is the one system call that publishes a rename; it leaves a whiteout
+// behind where the lower has the old name. What can fail after it fails nothing.
+func (fs *FS) moveOver(r *renaming) error {
 	if r.new.f.verdict == nameWhiteout && r.src.isDir() {
 		// rename(2) puts no directory over a device: the whiteout changes places
 		// with it, and stays where one is needed.
@@ -240,7 +254,10 @@ func (fs *FS) publishRename(r *renaming) error {
 		if r.old.cover {
 			return nil
 		}
-		return fs.upper.unlink(r.old.p.at, 0)
+		if err := fs.upper.unlink(r.old.p.at, 0); err != nil {
+			fs.log.Warn("remove a whiteout that hides nothing", "name", r.old.p.name, "error", err)
+		}
+		return nil
 	}
 	if !r.old.cover {
 		return fs.upper.rename(r.old.p.at, r.new.p.at, 0)
@@ -250,48 +267,98 @@ func (fs *FS) publishRename(r *renaming) error {
 }
 
 // makeReplaceable readies the object that a rename replaces: its node gets a
-// descriptor, and an upper directory loses the whiteouts in it, which would keep
-// rename(2) from replacing it.
-func (fs *FS) makeReplaceable(r *renaming) error {
+// descriptor, and where whiteouts in an upper directory would keep rename(2) from
+// replacing it, an empty one takes its place. emptied is then its name in work/.
+func (fs *FS) makeReplaceable(r *renaming) (emptied string, err error) {
 	n := r.dst
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.upper.Load() {
-		return nil
+		return "", nil
 	}
-	if n.isDir() {
-		if err := fs.hold(n); err != nil {
-			return err
-		}
-		debris, err := fs.emptyLocked(n)
-		if err != nil || !debris {
-			return err
-		}
-		return fs.upper.clearDir(r.new.p.at)
+	if !n.isDir() {
+		return "", fs.holdName(n, r.newDir, r.new.p.name)
 	}
-	return fs.holdName(n, r.newDir, r.new.p.name)
+	if err := fs.hold(n); err != nil {
+		return "", err
+	}
+	debris, err := fs.emptyLocked(n)
+	if err != nil || !debris {
+		return "", err
+	}
+	return fs.upper.exchangeEmptied(r.new.p.at)
 }
 
-// clearDir replaces a directory that holds only whiteouts by an empty, opaque one
-// with the same attributes, in one step.
-func (u *Upper) clearDir(a at) error {
-	var st unix.Statx_t
-	if err := u.stat(a, &st); err != nil {
-		return err
+// putBack undoes what makeReplaceable did to a directory, after a rename that failed.
+func (fs *FS) putBack(r *renaming, emptied string) {
+	err := fs.upper.rename(at{fs.upper.work, emptied}, r.new.p.at, unix.RENAME_EXCHANGE)
+	if err == nil {
+		return
 	}
-	s, err := u.stage(&object{
-		mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, opaque: true,
-		mtime: &Timespec{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
-		atime: &Timespec{Sec: st.Atime.Sec, Nsec: st.Atime.Nsec},
-	})
+	// The view has a directory of the same attributes there, but it is another inode.
+	fs.log.Warn("put back a directory that was to be replaced", "name", r.new.p.name, "error", err)
+	r.dst.mu.Lock()
+	fs.dirGone(r.newDir, r.dst)
+	r.dst.mu.Unlock()
+	fs.addSubdirs(r.newDir, 1)
+}
+
+// exchangeEmptied has a directory that holds only whiteouts change places with an
+// empty, opaque one that is like it in all else, and returns the old one's name in
+// work/. A crash after it changes nothing of the view but the directory's number.
+func (u *Upper) exchangeEmptied(a at) (name string, err error) {
+	s, err := u.stageEmptied(a)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := u.rename(s.at, a, unix.RENAME_EXCHANGE); err != nil {
 		u.discard(s.name)
+		return "", err
+	}
+	return s.name, nil
+}
+
+// stageEmptied makes an empty, opaque directory with owner, mode, times and stored
+// attributes of the one at a: of a plain user's, the attributes have the owner.
+func (u *Upper) stageEmptied(a at) (s staged, err error) {
+	var st unix.Statx_t
+	if err := u.stat(a, &st); err != nil {
+		return s, err
+	}
+	mtime, atime := toTimespec(st.Mtime), toTimespec(st.Atime)
+	o := &object{mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, opaque: true, mtime: &mtime, atime: &atime}
+	if u.rootless {
+		o.mode, o.uid, o.gid = o.mode&^0o7000, 0, 0
+	}
+	if s, err = u.stage(o); err != nil {
+		return s, err
+	}
+	if err = u.copyXattrs(a, s.at); err != nil {
+		u.unstage(s)
+	}
+	return s, err
+}
+
+// copyXattrs copies the stored attributes of a directory, but those that say what of
+// the lower belongs to it.
+func (u *Upper) copyXattrs(from, to at) error {
+	list, err := u.listxattr(from)
+	if err != nil {
 		return err
 	}
-	u.discard(s.name)
+	for _, name := range splitNames(list) {
+		switch name {
+		case xattrOpaque, xattrRedirect, xattrIno:
+			continue
+		}
+		value, err := u.getxattr(from, name)
+		if err != nil {
+			return err
+		}
+		if err := u.setXattrIfHeld(to, name, value); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

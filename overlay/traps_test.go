@@ -248,14 +248,20 @@ func TestSetgidDirectoriesPassTheirGroupOn(t *testing.T) {
 	}
 }
 
-func TestADefaultACLCountsInPlaceOfTheUmask(t *testing.T) {
-	x := newFixture(t, newMemLower(modelTree...))
+// testACL gives one user more than others have.
+func testACL() []byte {
 	acl := binary.LittleEndian.AppendUint32(nil, aclVersion)
 	for _, e := range [][3]uint32{{aclUserObj, 7, ^uint32(0)}, {2, 6, 1234}, {aclGroupObj, 5, ^uint32(0)}, {aclMask, 7, ^uint32(0)}, {aclOther, 0, ^uint32(0)}} {
 		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0]))
 		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
 		acl = binary.LittleEndian.AppendUint32(acl, e[2])
 	}
+	return acl
+}
+
+func TestADefaultACLCountsInPlaceOfTheUmask(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	acl := testACL()
 	dir := x.mustIno("e")
 	must(t, x.fs.SetXattr(dir, xattrACLDefault, acl, 0, false))
 	sub, err := x.fs.Mkdir(dir, "sub", 0o777, Caller{Umask: 0o077})
