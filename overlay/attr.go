@@ -108,6 +108,9 @@ func (fs *FS) upperAttrLocked(n *node, st *unix.Statx_t) (Attr, error) {
 			}
 			a.Size, a.Blocks = was.Size, (was.Size+511)/512
 		}
+		if k := n.filling; k != nil {
+			a.Atime, a.Mtime = k.atime, k.mtime
+		}
 	case unix.S_IFCHR, unix.S_IFBLK:
 		a.Rdev = unix.Mkdev(st.Rdev_major, st.Rdev_minor)
 		a.Size, a.Blocks = 0, 0

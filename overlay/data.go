@@ -30,9 +30,34 @@ func (fs *FS) openUpperLocked(n *node, flags int) (int, error) {
 	return fs.upper.open(p.at, flags)
 }
 
+// kept is what moving data into an upper file undoes there. The file has it all the
+// same: it is shown, changed here too while the data moves, and restored at the end.
+type kept struct {
+	atime Timespec
+	mtime Timespec
+	size  int64  // of the upper file
+	caps  []byte // security.capability; nil: none
+}
+
+// setTimes notes the times that a change has set; st has those that are "now".
+func (k *kept) setTimes(set *SetAttr, st *unix.Statx_t) {
+	switch {
+	case set.Valid&SetAtimeNow != 0:
+		k.atime = toTimespec(st.Atime)
+	case set.Valid&SetAtime != 0:
+		k.atime = set.Atime
+	}
+	switch {
+	case set.Valid&SetMtimeNow != 0:
+		k.mtime = toTimespec(st.Mtime)
+	case set.Valid&SetMtime != 0:
+		k.mtime = set.Mtime
+	}
+}
+
 // fillData moves a regular file's data from the lower into its upper file, which
 // becomes size bytes long unless size is noTruncate. A crash on the way leaves
-// the file as it was: until the mark goes, the lower's data counts.
+// the data as it was: until the mark goes, the lower's counts.
 // Preconditions: n has an upper object; neither treeMu nor a node.mu is held.
 func (fs *FS) fillData(n *node, size int64) error {
 	if !n.metacopy.Load() {
@@ -49,13 +74,17 @@ func (fs *FS) fillData(n *node, size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.fillOpen(n, fd, size); err != nil {
+	if err := fs.beginFill(n, fd); err != nil {
 		_ = unix.Close(fd)
 		return err
 	}
+	err = fs.moveData(n, fd, size) // with no lock: it can take seconds
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.metacopy.Store(false)
+	if err = fs.endFillLocked(n, fd, err); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
 	if n.opens > 0 && n.file.Load() == nil {
 		n.file.Store(&openFile{fd: fd, writable: true})
 		return nil
@@ -63,17 +92,31 @@ func (fs *FS) fillData(n *node, size int64) error {
 	return unix.Close(fd)
 }
 
-// fillOpen is fillData on an open upper file.
-func (fs *FS) fillOpen(n *node, fd int, size int64) (err error) {
+// beginFill notes what is to be kept.
+func (fs *FS) beginFill(n *node, fd int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	u, a := fs.upper, at{fd, ""}
 	var st unix.Statx_t
 	if err := u.stat(a, &st); err != nil {
 		return err
 	}
-	caps, err := u.getxattr(a, xattrCapability)
-	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return err
+	k := &kept{atime: toTimespec(st.Atime), mtime: toTimespec(st.Mtime), size: int64(st.Size)}
+	if u.storedXattr(xattrCapability) == xattrCapability { // else writing drops nothing
+		var err error
+		k.caps, err = u.getxattr(a, xattrCapability)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
 	}
+	n.filling = k
+	return nil
+}
+
+// moveData copies the data, cuts it to size and makes it durable. Preconditions:
+// n.dataMu is held.
+func (fs *FS) moveData(n *node, fd int, size int64) error {
+	u := fs.upper
 	src, err := fs.lower.Open(n.lower)
 	if err != nil {
 		return err
@@ -82,56 +125,59 @@ func (fs *FS) fillOpen(n *node, fd int, size int64) (err error) {
 		size = src.Size()
 	}
 	limit := min(size, src.Size())
-	counts := false // the upper's data does, perhaps
-	defer func() {
-		if err != nil && !counts {
-			u.emptyAgain(fd, &st, caps)
-		}
-	}()
 	if err := u.step("copy data"); err != nil {
 		return err
 	}
 	if err := copyData(fd, src, limit); err != nil {
 		return err
 	}
-	if size != int64(st.Size) {
+	if size != n.filling.size { // can be read: n.dataMu is held
 		if err := u.step("truncate"); err != nil {
 			return err
 		}
 		if err := unix.Ftruncate(fd, size); err != nil {
-			return pathError("truncate", a, err)
+			return pathError("truncate", at{fd, ""}, err)
 		}
 	}
-	if len(caps) > 0 { // the copy has dropped them, as any write does
-		if err := u.setxattr(a, xattrCapability, caps, 0); err != nil {
-			return err
-		}
+	if u.volatile || limit == 0 {
+		return nil
 	}
-	if err := u.restoreTimes(a, &st); err != nil {
+	if err := u.step("fsync"); err != nil {
 		return err
 	}
-	if !u.volatile && limit > 0 {
-		if err := u.step("fsync"); err != nil {
-			return err
-		}
-		if err := retryEINTR(func() error { return unix.Fsync(fd) }); err != nil {
-			return pathError("fsync", a, err)
-		}
-	}
-	counts = true
-	return u.removexattr(a, xattrMetacopy)
+	return pathError("fsync", at{fd, ""}, retryEINTR(func() error { return unix.Fsync(fd) }))
 }
 
-// emptyAgain takes the data out of a metacopy file that could not be filled: the disk
-// may be full. The lower's data still counts, so that what fails here does no harm.
-func (u *Upper) emptyAgain(fd int, st *unix.Statx_t, caps []byte) {
-	a := at{fd, ""}
-	_ = unix.Ftruncate(fd, 0)
-	_ = unix.Ftruncate(fd, int64(st.Size))
-	if len(caps) > 0 {
-		_ = u.setxattr(a, xattrCapability, caps, 0)
+// endFillLocked restores what is kept and has the upper's data count, or takes it out
+// again after moveErr. Preconditions: n.mu is held.
+func (fs *FS) endFillLocked(n *node, fd int, moveErr error) error {
+	u, a, k := fs.upper, at{fd, ""}, n.filling
+	n.filling = nil
+	err := moveErr
+	if err == nil {
+		err = u.restoreKept(a, k)
 	}
-	_ = u.restoreTimes(a, st)
+	if err != nil {
+		// The disk may be full. The lower's data still counts: what fails here does no harm.
+		_ = unix.Ftruncate(fd, 0)
+		_ = unix.Ftruncate(fd, k.size)
+		_ = u.restoreKept(a, k)
+		return err
+	}
+	if err := u.removexattr(a, xattrMetacopy); err != nil {
+		return err // the upper's data counts, perhaps
+	}
+	n.metacopy.Store(false)
+	return nil
+}
+
+func (u *Upper) restoreKept(a at, k *kept) error {
+	if len(k.caps) > 0 { // the copy has dropped them, as any write does
+		if err := u.setxattr(a, xattrCapability, k.caps, 0); err != nil {
+			return err
+		}
+	}
+	return u.utimes(a, toUnix(k.atime), toUnix(k.mtime))
 }
 
 // copyChunk is how much is held in memory while data is copied up, in bytes.

@@ -34,6 +34,7 @@ type node struct {
 	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
 	opens   int           // protected by mu; handles, and who has called holdFile
 	noCaps  bool          // protected by mu; the upper object has no security.capability, for certain
+	filling *kept         // protected by mu; set and cleared under dataMu too; nil: no data is being moved
 
 	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
 	refs     int    // protected by table.mu; nodes whose parent it is, and handles

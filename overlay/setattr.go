@@ -42,6 +42,9 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 	if err := fs.upper.stat(p.at, &st); err != nil {
 		return Attr{}, err
 	}
+	if n.filling != nil {
+		n.filling.setTimes(&set, &st)
+	}
 	return fs.upperAttrLocked(n, &st)
 }
 
@@ -110,6 +113,9 @@ func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
 	if uid >= 0 || gid >= 0 {
 		if err := fs.upper.chown(a, uid, gid); err != nil {
 			return err
+		}
+		if n.filling != nil {
+			n.filling.caps = nil // chown(2) drops it
 		}
 	}
 	if set.Valid&SetMode != 0 {

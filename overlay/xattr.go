@@ -83,6 +83,12 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 	if n.noCaps && name == xattrCapability {
 		return 0, ErrNoXattr
 	}
+	if k := fs.keptCapsLocked(n, name); k != nil {
+		if k.caps == nil {
+			return 0, ErrNoXattr
+		}
+		return fill(buf, k.caps)
+	}
 	p, err := fs.reach(n)
 	if err != nil {
 		return 0, err
@@ -178,7 +184,43 @@ func (fs *FS) xattrNames(ino Ino) ([]string, error) {
 			names = append(names, name)
 		}
 	}
+	if k := fs.keptCapsLocked(n, xattrCapability); k != nil {
+		names = slices.DeleteFunc(names, func(name string) bool { return name == xattrCapability })
+		if k.caps != nil {
+			names = append(names, xattrCapability)
+		}
+	}
 	return names, nil
+}
+
+// keptCapsLocked is what has an attribute in place of a file that its data is being
+// moved into; nil: the file itself. Preconditions: n.mu is held.
+func (fs *FS) keptCapsLocked(n *node, name string) *kept {
+	if n.filling == nil || fs.upper.storedXattr(name) != xattrCapability {
+		return nil
+	}
+	return n.filling
+}
+
+// setKeptCapsLocked is SetXattr, or without value RemoveXattr, of the capability that k
+// has, and which value then belongs to. Preconditions: the node's mu is held.
+func (fs *FS) setKeptCapsLocked(k *kept, a at, value []byte, flags int) error {
+	switch {
+	case flags&unix.XATTR_CREATE != 0 && k.caps != nil:
+		return pathError("setxattr "+xattrCapability, a, unix.EEXIST)
+	case flags&unix.XATTR_REPLACE != 0 && k.caps == nil, value == nil && k.caps == nil:
+		return ErrNoXattr
+	}
+	var err error
+	if value == nil {
+		err = fs.upper.dropCapabilities(a)
+	} else {
+		err = fs.upper.setxattr(a, xattrCapability, value, 0)
+	}
+	if err == nil {
+		k.caps = value
+	}
+	return err
 }
 
 // SetXattr sets an extended attribute; flags are unix.XATTR_CREATE and
@@ -195,6 +237,9 @@ func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgi
 		return fs.setRootlessOwner(ino, value, flags)
 	}
 	return fs.changeXattr(ino, name, func(n *node, a at) error {
+		if k := fs.keptCapsLocked(n, name); k != nil {
+			return fs.setKeptCapsLocked(k, a, append([]byte{}, value...), int(flags))
+		}
 		err := fs.upper.setxattr(a, fs.upper.storedXattr(name), value, int(flags))
 		if errors.Is(err, unix.ENODATA) {
 			return ErrNoXattr
@@ -217,7 +262,10 @@ func (fs *FS) RemoveXattr(ino Ino, name string) error {
 	if fs.presents(name) {
 		return fs.setRootlessOwner(ino, nil, 0)
 	}
-	return fs.changeXattr(ino, name, func(_ *node, a at) error {
+	return fs.changeXattr(ino, name, func(n *node, a at) error {
+		if k := fs.keptCapsLocked(n, name); k != nil {
+			return fs.setKeptCapsLocked(k, a, nil, 0)
+		}
 		err := fs.upper.removexattr(a, fs.upper.storedXattr(name))
 		if errors.Is(err, unix.ENODATA) {
 			return ErrNoXattr
