@@ -77,26 +77,34 @@ func (u *Upper) makeWhiteout(a at) error {
 }
 
 // moveLeavingWhiteout is RENAME_WHITEOUT, which the file systems that take no
-// whiteout devices do not have: a whiteout is put at the new name, and changes
-// places with what moves. occupied says what the upper has at the new name.
+// whiteout devices do not have: what moves changes places with a whiteout, or with
+// what it replaces, which a whiteout then replaces. A failure is undone; a crash
+// between the two leaves a whiteout where nothing of the upper was, or what is
+// replaced at the old name. occupied says what the upper has at the new name.
 func (u *Upper) moveLeavingWhiteout(from, to at, occupied verdict, overDir bool) error {
 	if !u.fileWhiteouts {
 		return u.rename(from, to, unix.RENAME_WHITEOUT)
 	}
-	var err error
+	if occupied == nameFree || occupied == nameLower {
+		if err := u.whiteout(to); err != nil {
+			return err
+		}
+	}
+	err := u.rename(from, to, unix.RENAME_EXCHANGE)
 	switch {
-	case occupied == nameWhiteout:
-	case occupied == nameUpper && overDir:
-		err = u.retireDir(to, true)
-	case occupied == nameUpper:
-		err = u.whiteoutOver(to)
-	default:
-		err = u.whiteout(to)
+	case err == nil && occupied == nameUpper:
+		if overDir {
+			err = u.retireDir(from, true)
+		} else {
+			err = u.whiteoutOver(from)
+		}
+		if err != nil {
+			_ = u.rename(from, to, unix.RENAME_EXCHANGE)
+		}
+	case err != nil && (occupied == nameFree || occupied == nameLower):
+		_ = u.unlink(to, 0)
 	}
-	if err != nil {
-		return err
-	}
-	return u.rename(from, to, unix.RENAME_EXCHANGE)
+	return err
 }
 
 // forgetWhiteout drops a node whose link count is used up.
