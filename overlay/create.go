@@ -333,8 +333,8 @@ func (fs *FS) Symlink(dir Ino, name, target string, c Caller) (Attr, error) {
 	return fs.mknod(dir, name, unix.S_IFLNK|0o777, 0, target, c)
 }
 
-// Create makes a regular file and opens it. flags are those of open(2); the name
-// must not exist, whether or not O_EXCL is among them.
+// Create makes a regular file and opens it. The flags of open(2) say nothing here: the
+// name must not exist, whether or not O_EXCL is among them.
 func (fs *FS) Create(dir Ino, name string, _, mode uint32, c Caller) (*Handle, Attr, error) {
 	if err := fs.change(); err != nil {
 		return nil, Attr{}, err

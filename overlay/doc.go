@@ -8,9 +8,17 @@
 //	directory     tree (Lower)     directory that is not opaque merges both.
 //
 // The upper directory is in overlayfs' on-disk format with the user.overlay.*
-// names of its userxattr mode; docs/upper-format.md has the bytes. Every change
-// is prepared in the work directory and published by one rename, so that a
-// crash leaves the old state or the new one, and debris in work/ alone.
+// names of its userxattr mode; docs/upper-format.md has the bytes, and the changes
+// of several steps. A crash leaves the old state or the new one, and debris in work/
+// alone:
+//
+//   - What takes more than one system call is prepared in the work directory and
+//     published by one rename: copies, objects with an owner, attributes or a whiteout
+//     in their place, whiteouts over something, directories that hold whiteouts.
+//   - What takes one is done in place: an object that the creating call makes whole, a
+//     link or a whiteout at a free name, unlink and rmdir of what is the upper's alone,
+//     a rename. So are owner, mode, times and attributes of an upper object, one after
+//     another where a request sets several.
 //
 // # Inodes
 //

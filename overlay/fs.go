@@ -158,7 +158,7 @@ func (fs *FS) Freeze() (thaw func()) {
 	return sync.OnceFunc(fs.freezeMu.Unlock)
 }
 
-// change enters an operation that alters the view; the caller must call end.
+// change enters an operation that alters the view; the caller must call changed.
 func (fs *FS) change() error {
 	if fs.readOnly {
 		return ErrReadOnly

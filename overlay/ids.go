@@ -99,32 +99,28 @@ func (fs *FS) imageGID(id uint32) (uint32, error) {
 
 // creatorUID is the image's id of who creates something.
 func (fs *FS) creatorUID(c *Caller) (uint32, error) {
-	switch {
-	case c.ImageIDs:
-		return c.UID, nil
-	case fs.rootUser != nil && c.UID == fs.rootUser.UID:
-		return 0, nil
-	}
-	id, err := fs.imageUID(c.UID)
-	if err != nil && c.UID == 0 {
-		return 0, nil // the host's root, in no container: it acts as the image's
-	}
-	return id, err
+	return creatorID(c.UID, c.ImageIDs, fs.rootUser != nil && c.UID == fs.rootUser.UID, fs.imageUID)
 }
 
 // creatorGID is the image's group of who creates something.
 func (fs *FS) creatorGID(c *Caller) (uint32, error) {
+	return creatorID(c.GID, c.ImageIDs, fs.rootUser != nil && c.GID == fs.rootUser.GID, fs.imageGID)
+}
+
+// creatorID translates a creator's id that is not the image's already; root is who
+// acts as the image's root.
+func creatorID(id uint32, image, root bool, translate func(uint32) (uint32, error)) (uint32, error) {
 	switch {
-	case c.ImageIDs:
-		return c.GID, nil
-	case fs.rootUser != nil && c.GID == fs.rootUser.GID:
+	case image:
+		return id, nil
+	case root:
 		return 0, nil
 	}
-	id, err := fs.imageGID(c.GID)
-	if err != nil && c.GID == 0 {
-		return 0, nil
+	in, err := translate(id)
+	if err != nil && id == 0 {
+		return 0, nil // the host's root, in no container: it acts as the image's
 	}
-	return id, err
+	return in, err
 }
 
 // imageIDs are the image's ids of a change of owner; -1 for one that stays.

@@ -242,8 +242,9 @@ func (fs *FS) publishRename(r *renaming) error {
 	return err
 }
 
-// moveOver is the one system call that publishes a rename; it leaves a whiteout
-// behind where the lower has the old name. What can fail after it fails nothing.
+// moveOver publishes a rename, by one system call but where whiteouts are files, and
+// leaves a whiteout behind where the lower has the old name. A whiteout of nothing may
+// stay there: what fails after the rename fails nothing.
 func (fs *FS) moveOver(r *renaming) error {
 	if r.new.f.verdict == nameWhiteout && r.src.isDir() {
 		// rename(2) puts no directory over a device: the whiteout changes places

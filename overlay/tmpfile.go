@@ -5,7 +5,7 @@ import (
 )
 
 // Tmpfile makes a file with no name in the directory's file system (O_TMPFILE);
-// Link can give it one.
+// Link can give it one. The flags of open(2) say nothing here.
 func (fs *FS) Tmpfile(dir Ino, _, mode uint32, c Caller) (*Handle, Attr, error) {
 	if err := fs.change(); err != nil {
 		return nil, Attr{}, err

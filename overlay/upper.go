@@ -81,8 +81,8 @@ func pathError(op string, a at, err error) error {
 	return &os.PathError{Op: op, Path: a.String(), Err: err}
 }
 
-// OpenUpper duplicates the descriptors, empties nothing, and tries out what the
-// format needs: user extended attributes, whiteouts, RENAME_WHITEOUT.
+// OpenUpper duplicates the descriptors and changes nothing; New clears work/ and
+// tries out what the format needs.
 func OpenUpper(opt UpperOptions) (_ *Upper, err error) {
 	u := &Upper{
 		root: -1, work: -1,
@@ -126,7 +126,7 @@ func (u *Upper) Close() error {
 	return errors.Join(errs...)
 }
 
-// probe creates, looks at and removes one of each thing the format needs.
+// probe tries out what the format needs: a user extended attribute and a whiteout.
 func (u *Upper) probe() error {
 	f, err := u.stageFile(0o600)
 	if err != nil {

@@ -169,8 +169,7 @@ func (u *Upper) setLower(a at, typ uint32, ino Ino) error {
 	return err
 }
 
-// storedXattr is the name in the upper for a name of the view. ok is false for a
-// name that may not be set at all.
+// storedXattr is the name in the upper for a name of the view.
 func (u *Upper) storedXattr(name string) string {
 	switch {
 	case strings.HasPrefix(name, ovlPrefix):
