@@ -70,7 +70,7 @@ func (fs *FS) nodeAttrLocked(n *node) (Attr, error) {
 		}
 		return out, nil
 	}
-	p, err := fs.reach(n)
+	p, err := fs.reachLocked(n)
 	if err != nil {
 		return Attr{}, err
 	}
@@ -211,7 +211,7 @@ func (fs *FS) Readlink(ino Ino) (string, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.place(n)
+	p, err := fs.placeLocked(n)
 	if err != nil {
 		return "", err
 	}

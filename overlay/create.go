@@ -90,9 +90,9 @@ func (fs *FS) changeableDir(dir Ino) (*node, error) {
 	return n, fs.copyUpDir(n)
 }
 
-// newObject is an object as caller creates it in a directory: with the group and
+// newObjectLocked is an object as caller creates it in a directory: with the group and
 // the ACL that the directory passes on. Preconditions: dir.mu is held.
-func (fs *FS) newObject(dir *node, mode uint32, c Caller) (*object, error) {
+func (fs *FS) newObjectLocked(dir *node, mode uint32, c Caller) (*object, error) {
 	in, err := fs.inheritanceLocked(dir)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (fs *FS) inheritanceLocked(n *node) (*inheritance, error) {
 	if n.inherit != nil {
 		return n.inherit, nil
 	}
-	p, err := fs.place(n)
+	p, err := fs.placeLocked(n)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +291,7 @@ func (fs *FS) mknod(dir Ino, name string, mode uint32, rdev uint64, link string,
 		return Attr{}, err
 	}
 	defer fs.endCreate(&cr)
-	o, err := fs.newObject(cr.dir, mode, c)
+	o, err := fs.newObjectLocked(cr.dir, mode, c)
 	if err != nil {
 		return Attr{}, err
 	}
@@ -347,7 +347,7 @@ func (fs *FS) Create(dir Ino, name string, _, mode uint32, c Caller) (*Handle, A
 		return nil, Attr{}, err
 	}
 	defer fs.endCreate(&cr)
-	o, err := fs.newObject(cr.dir, mode&0o7777|unix.S_IFREG, c)
+	o, err := fs.newObjectLocked(cr.dir, mode&0o7777|unix.S_IFREG, c)
 	if err != nil {
 		return nil, Attr{}, err
 	}

@@ -22,7 +22,7 @@ func (fs *FS) openUpper(n *node, flags int) (int, error) {
 
 // openUpperLocked is openUpper. Preconditions: n.mu is held too.
 func (fs *FS) openUpperLocked(n *node, flags int) (int, error) {
-	p, err := fs.place(n)
+	p, err := fs.placeLocked(n)
 	if err != nil {
 		return -1, err
 	}
@@ -32,10 +32,11 @@ func (fs *FS) openUpperLocked(n *node, flags int) (int, error) {
 
 // kept is what moving data into an upper file undoes there. The file has it all the
 // same: it is shown, changed here too while the data moves, and restored at the end.
+// The node's mu protects it.
 type kept struct {
 	atime Timespec
 	mtime Timespec
-	size  int64  // of the upper file
+	size  int64  // of the upper file; immutable
 	caps  []byte // security.capability; nil: none
 }
 
@@ -74,11 +75,12 @@ func (fs *FS) fillData(n *node, size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.beginFill(n, fd); err != nil {
+	k, err := fs.beginFill(n, fd)
+	if err != nil {
 		_ = unix.Close(fd)
 		return err
 	}
-	err = fs.moveData(n, fd, size) // with no lock: it can take seconds
+	err = fs.moveData(n, fd, size, k.size) // under dataMu alone: it can take seconds
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err = fs.endFillLocked(n, fd, err); err != nil {
@@ -93,29 +95,29 @@ func (fs *FS) fillData(n *node, size int64) error {
 }
 
 // beginFill notes what is to be kept.
-func (fs *FS) beginFill(n *node, fd int) error {
+func (fs *FS) beginFill(n *node, fd int) (*kept, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	u, a := fs.upper, at{fd, ""}
 	var st unix.Statx_t
 	if err := u.stat(a, &st); err != nil {
-		return err
+		return nil, err
 	}
 	k := &kept{atime: toTimespec(st.Atime), mtime: toTimespec(st.Mtime), size: int64(st.Size)}
 	if u.storedXattr(xattrCapability) == xattrCapability { // else writing drops nothing
 		var err error
 		k.caps, err = u.getxattr(a, xattrCapability)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
-			return err
+			return nil, err
 		}
 	}
 	n.filling = k
-	return nil
+	return k, nil
 }
 
-// moveData copies the data, cuts it to size and makes it durable. Preconditions:
-// n.dataMu is held.
-func (fs *FS) moveData(n *node, fd int, size int64) error {
+// moveData copies the data into a file that was so long, cuts it to size and makes it
+// durable.
+func (fs *FS) moveData(n *node, fd int, size, was int64) error {
 	u := fs.upper
 	src, err := fs.lower.Open(n.lower)
 	if err != nil {
@@ -131,7 +133,7 @@ func (fs *FS) moveData(n *node, fd int, size int64) error {
 	if err := copyData(fd, src, limit); err != nil {
 		return err
 	}
-	if size != n.filling.size { // can be read: n.dataMu is held
+	if size != was {
 		if err := u.step("truncate"); err != nil {
 			return err
 		}

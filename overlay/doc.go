@@ -48,4 +48,9 @@
 //	          Upper.whiteoutMu leaf
 //
 // Reads and writes of an open file's data take freezeMu alone (reads: nothing).
+//
+// A function that needs a node.mu, or a leaf, held ends in Locked. For a directory's
+// node.mu treeMu.W will do. Exempt are treeMu itself, which most functions need and
+// their comments name, and the steps of a creation or a removal (create.go, remove.go),
+// which hold their directory's.
 package overlay

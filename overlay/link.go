@@ -45,7 +45,7 @@ func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
 
 // linkLocked puts one more link to n at a name. Preconditions: n.mu is held.
 func (fs *FS) linkLocked(n *node, cr *creation) error {
-	from, err := fs.place(n)
+	from, err := fs.placeLocked(n)
 	if err != nil {
 		return err
 	}

@@ -63,9 +63,9 @@ type place struct {
 	d *dirFD
 }
 
-// place finds the upper object of a node. Preconditions: treeMu and n.mu are
+// placeLocked finds the upper object of a node. Preconditions: treeMu and n.mu are
 // held; n has an upper object. The caller calls fs.put.
-func (fs *FS) place(n *node) (place, error) {
+func (fs *FS) placeLocked(n *node) (place, error) {
 	switch {
 	case n.anchor >= 0:
 		return place{at: at{n.anchor, ""}}, nil
@@ -79,13 +79,13 @@ func (fs *FS) place(n *node) (place, error) {
 	return place{at{d.fd, n.name}, d}, nil
 }
 
-// reach is place, through the open file where there is one: that needs no walk.
-// Preconditions: as for place.
-func (fs *FS) reach(n *node) (place, error) {
+// reachLocked is placeLocked, through the open file where there is one: that needs no
+// walk. Preconditions: as for placeLocked.
+func (fs *FS) reachLocked(n *node) (place, error) {
 	if f := n.file.Load(); f != nil {
 		return place{at: at{f.fd, ""}}, nil
 	}
-	return fs.place(n)
+	return fs.placeLocked(n)
 }
 
 func (fs *FS) put(p place) {
@@ -105,27 +105,28 @@ func (n *node) letGoLocked() {
 	}
 }
 
-// hold gives the node a descriptor of its own before a name of it goes, so that
+// holdLocked gives the node a descriptor of its own before a name of it goes, so that
 // it can still be reached, and so that the upper's inode number is not given to
 // another object while the kernel knows it. Preconditions: treeMu and n.mu held.
-func (fs *FS) hold(n *node) error {
+func (fs *FS) holdLocked(n *node) error {
 	if n.anchor >= 0 || !n.upper.Load() {
 		return nil
 	}
-	fd, err := fs.openAnchor(n)
+	fd, err := fs.openAnchorLocked(n)
 	if err == nil {
 		n.anchor = fd
 	}
 	return err
 }
 
-// openAnchor is another descriptor of the upper object. Preconditions: as for hold.
-func (fs *FS) openAnchor(n *node) (int, error) {
+// openAnchorLocked is another descriptor of the upper object. Preconditions: as for
+// holdLocked.
+func (fs *FS) openAnchorLocked(n *node) (int, error) {
 	if f := n.file.Load(); f != nil {
 		fd, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, 0)
 		return fd, pathError("dup", at{}, err)
 	}
-	p, err := fs.place(n)
+	p, err := fs.placeLocked(n)
 	if err != nil {
 		return -1, err
 	}

@@ -143,7 +143,7 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	n := r.f.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := fs.holdName(n, r.dir, r.p.name); err != nil {
+	if err := fs.holdNameLocked(n, r.dir, r.p.name); err != nil {
 		return nil, err
 	}
 	var err error
@@ -162,10 +162,11 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	return n, nil
 }
 
-// holdName is hold for a name that is about to go. Preconditions: n.mu is held.
-func (fs *FS) holdName(n, dir *node, name string) error {
+// holdNameLocked is holdLocked for a name that is about to go. Preconditions: treeMu and
+// n.mu are held.
+func (fs *FS) holdNameLocked(n, dir *node, name string) error {
 	if n.parent == dir && n.name == name {
-		return fs.hold(n)
+		return fs.holdLocked(n)
 	}
 	return nil
 }
@@ -229,19 +230,19 @@ func (fs *FS) rmdirLocked(r *removal) (*node, error) {
 	if r.f.verdict == nameLower {
 		err = fs.upper.whiteout(r.p.at)
 	} else {
-		err = fs.removeUpperDir(r, n, debris)
+		err = fs.removeUpperDirLocked(r, n, debris)
 	}
 	if err != nil {
 		return nil, err
 	}
-	fs.dirGone(r.dir, n)
+	fs.dirGoneLocked(r.dir, n)
 	return n, nil
 }
 
-// removeUpperDir takes an empty directory of the view out of the upper, where it
+// removeUpperDirLocked takes an empty directory of the view out of the upper, where it
 // may hold whiteouts (debris). Preconditions: n.mu is held.
-func (fs *FS) removeUpperDir(r *removal, n *node, debris bool) error {
-	if err := fs.hold(n); err != nil {
+func (fs *FS) removeUpperDirLocked(r *removal, n *node, debris bool) error {
+	if err := fs.holdLocked(n); err != nil {
 		return err
 	}
 	if r.cover || debris {
@@ -250,9 +251,9 @@ func (fs *FS) removeUpperDir(r *removal, n *node, debris bool) error {
 	return fs.upper.unlink(r.p.at, unix.AT_REMOVEDIR)
 }
 
-// dirGone records that a directory has no name any more. Preconditions: parent.mu
+// dirGoneLocked records that a directory has no name any more. Preconditions: parent.mu
 // and n.mu are held.
-func (fs *FS) dirGone(parent, n *node) {
+func (fs *FS) dirGoneLocked(parent, n *node) {
 	n.orphan = true
 	n.removed.Store(true)
 	if parent.subdirs > 0 {

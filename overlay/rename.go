@@ -193,7 +193,7 @@ func (fs *FS) severalNames(f *found) bool {
 func (fs *FS) markMoved(n *node, to dirRef, name string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.place(n)
+	p, err := fs.placeLocked(n)
 	if err != nil {
 		return err
 	}
@@ -278,9 +278,9 @@ func (fs *FS) makeReplaceable(r *renaming) (emptied string, err error) {
 		return "", nil
 	}
 	if !n.isDir() {
-		return "", fs.holdName(n, r.newDir, r.new.p.name)
+		return "", fs.holdNameLocked(n, r.newDir, r.new.p.name)
 	}
-	if err := fs.hold(n); err != nil {
+	if err := fs.holdLocked(n); err != nil {
 		return "", err
 	}
 	debris, err := fs.emptyLocked(n)
@@ -299,7 +299,7 @@ func (fs *FS) putBack(r *renaming, emptied string) {
 	// The view has a directory of the same attributes there, but it is another inode.
 	fs.log.Warn("put back a directory that was to be replaced", "name", r.new.p.name, "error", err)
 	r.dst.mu.Lock()
-	fs.dirGone(r.newDir, r.dst)
+	fs.dirGoneLocked(r.newDir, r.dst)
 	r.dst.mu.Unlock()
 	fs.addSubdirs(r.newDir, 1)
 }
@@ -388,7 +388,7 @@ func (fs *FS) renamed(r *renaming) {
 	}
 	r.dst.mu.Lock()
 	if dstDir {
-		fs.dirGone(r.newDir, r.dst)
+		fs.dirGoneLocked(r.newDir, r.dst)
 	} else if !r.dst.upper.Load() || r.new.f.st.Nlink < 2 {
 		r.dst.orphan = true
 	}

@@ -24,12 +24,12 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 	if !n.upper.Load() {
 		return fs.nodeAttrLocked(n) // chown(dir, -1, -1): nothing to drop, nothing to copy up
 	}
-	p, err := fs.reach(n)
+	p, err := fs.reachLocked(n)
 	if err != nil {
 		return Attr{}, err
 	}
 	defer fs.put(p)
-	if err := fs.setOwnerMode(n, p.at, &set); err != nil {
+	if err := fs.setOwnerModeLocked(n, p.at, &set); err != nil {
 		return Attr{}, err
 	}
 	if set.Valid&(SetAtime|SetMtime|SetAtimeNow|SetMtimeNow) != 0 {
@@ -89,9 +89,9 @@ func setTime(set *SetAttr, given, now SetattrMask, t Timespec) unix.Timespec {
 	return timeOmit
 }
 
-// setOwnerMode applies owner, mode and the dropping of privileges. Preconditions:
+// setOwnerModeLocked applies owner, mode and the dropping of privileges. Preconditions:
 // treeMu and n.mu are held.
-func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
+func (fs *FS) setOwnerModeLocked(n *node, a at, set *SetAttr) error {
 	if set.Valid&SetMode != 0 && n.typ == unix.S_IFLNK {
 		return ErrUnsupported // as notify_change answers for a symlink's mode
 	}
@@ -103,12 +103,12 @@ func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
 	if err != nil {
 		return err
 	}
-	kill, err := fs.killedBy(n, a, set)
+	kill, err := fs.killedByLocked(n, a, set)
 	if err != nil {
 		return err
 	}
 	if fs.upper.rootless {
-		return fs.overrideOwnerMode(n, a, set, uid, gid, kill)
+		return fs.overrideOwnerModeLocked(n, a, set, uid, gid, kill)
 	}
 	if uid >= 0 || gid >= 0 {
 		if err := fs.upper.chown(a, uid, gid); err != nil {
@@ -135,10 +135,11 @@ func (fs *FS) setOwnerMode(n *node, a at, set *SetAttr) error {
 	return nil
 }
 
-// killedBy is which of the set-id bits a file loses by a change of its owner or by an
+// killedByLocked is which of the set-id bits a file loses by a change of its owner or by an
 // unprivileged write: suid, and sgid where it means "run as the group" or the caller
-// may not keep it (setattr_should_drop_suidgid in the kernel).
-func (fs *FS) killedBy(n *node, a at, set *SetAttr) (bits uint32, err error) {
+// may not keep it (setattr_should_drop_suidgid in the kernel). Preconditions: treeMu and
+// n.mu are held.
+func (fs *FS) killedByLocked(n *node, a at, set *SetAttr) (bits uint32, err error) {
 	if n.typ != unix.S_IFREG || set.Valid&(SetUID|SetGID|KillSuidgid) == 0 {
 		return 0, nil
 	}
@@ -157,9 +158,9 @@ func (fs *FS) killedBy(n *node, a at, set *SetAttr) (bits uint32, err error) {
 	return bits, nil
 }
 
-// overrideOwnerMode is setOwnerMode in a plain user's upper. The file loses the bits of
-// kill.
-func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int, kill uint32) error {
+// overrideOwnerModeLocked is setOwnerModeLocked in a plain user's upper. The file loses
+// the bits of kill. Preconditions: treeMu and n.mu are held.
+func (fs *FS) overrideOwnerModeLocked(n *node, a at, set *SetAttr, uid, gid int, kill uint32) error {
 	var st unix.Statx_t
 	if err := fs.upper.stat(a, &st); err != nil {
 		return err
@@ -189,7 +190,7 @@ func (fs *FS) overrideOwnerMode(n *node, a at, set *SetAttr, uid, gid int, kill 
 		if want.uid == 0 && want.gid == 0 {
 			return nil
 		}
-		return fs.replaceByStandIn(n, a, &st, want)
+		return fs.replaceByStandInLocked(n, a, &st, want)
 	}
 	over, err := fs.upper.setOverride(a, want, standIn)
 	if err != nil {
@@ -209,9 +210,9 @@ func (u *Upper) dropCapabilities(a at) error {
 	return err
 }
 
-// replaceByStandIn turns a plain user's symlink into a regular file that can hold
+// replaceByStandInLocked turns a plain user's symlink into a regular file that can hold
 // an owner. Preconditions: treeMu and n.mu are held.
-func (fs *FS) replaceByStandIn(n *node, a at, st *unix.Statx_t, want overrideStat) error {
+func (fs *FS) replaceByStandInLocked(n *node, a at, st *unix.Statx_t, want overrideStat) error {
 	if a.name == "" || st.Nlink != 1 {
 		return ErrUnsupported // another name would stay as it is
 	}

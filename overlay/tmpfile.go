@@ -18,7 +18,7 @@ func (fs *FS) Tmpfile(dir Ino, _, mode uint32, c Caller) (*Handle, Attr, error) 
 		return nil, Attr{}, err
 	}
 	dn.mu.Lock()
-	o, err := fs.newObject(dn, mode&0o7777|unix.S_IFREG, c)
+	o, err := fs.newObjectLocked(dn, mode&0o7777|unix.S_IFREG, c)
 	dn.mu.Unlock()
 	if err != nil {
 		return nil, Attr{}, err

@@ -89,7 +89,7 @@ func (fs *FS) GetXattr(ino Ino, name string, buf []byte) (int, error) {
 		}
 		return fill(buf, k.caps)
 	}
-	p, err := fs.reach(n)
+	p, err := fs.reachLocked(n)
 	if err != nil {
 		return 0, err
 	}
@@ -170,7 +170,7 @@ func (fs *FS) xattrNames(ino Ino) ([]string, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.reach(n)
+	p, err := fs.reachLocked(n)
 	if err != nil {
 		return nil, err
 	}
@@ -245,12 +245,12 @@ func (fs *FS) SetXattr(ino Ino, name string, value []byte, flags uint32, killSgi
 			return ErrNoXattr
 		}
 		if err == nil && name == xattrACLAccess && fs.upper.rootless {
-			err = fs.applyACLMode(n, a, value)
+			err = fs.applyACLModeLocked(n, a, value)
 		}
 		if err != nil || !killSgid {
 			return err
 		}
-		return fs.dropSgid(n, a)
+		return fs.dropSgidLocked(n, a)
 	})
 }
 
@@ -293,7 +293,7 @@ func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := fs.reach(n)
+	p, err := fs.reachLocked(n)
 	if err != nil {
 		return err
 	}
@@ -308,9 +308,9 @@ func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) err
 	return nil
 }
 
-// applyACLMode gives a plain user's object the mode that its ACL says: elsewhere the
+// applyACLModeLocked gives a plain user's object the mode that its ACL says: elsewhere the
 // upper's file system does. Preconditions: treeMu and n.mu are held.
-func (fs *FS) applyACLMode(n *node, a at, acl []byte) error {
+func (fs *FS) applyACLModeLocked(n *node, a at, acl []byte) error {
 	was := uint32(0)
 	if n.over != nil {
 		was = n.over.mode
@@ -321,14 +321,14 @@ func (fs *FS) applyACLMode(n *node, a at, acl []byte) error {
 		}
 		was = uint32(st.Mode)
 	}
-	return fs.setOwnerMode(n, a, &SetAttr{Valid: SetMode, Mode: aclMode(acl, was) & 0o7777})
+	return fs.setOwnerModeLocked(n, a, &SetAttr{Valid: SetMode, Mode: aclMode(acl, was) & 0o7777})
 }
 
-// dropSgid clears the set-group-id bit. Preconditions: treeMu and n.mu are held.
-func (fs *FS) dropSgid(n *node, a at) error {
+// dropSgidLocked clears the set-group-id bit. Preconditions: treeMu and n.mu are held.
+func (fs *FS) dropSgidLocked(n *node, a at) error {
 	cur, err := fs.nodeAttrLocked(n)
 	if err != nil || cur.Mode&unix.S_ISGID == 0 {
 		return err
 	}
-	return fs.setOwnerMode(n, a, &SetAttr{Valid: SetMode, Mode: cur.Mode &^ unix.S_ISGID & 0o7777})
+	return fs.setOwnerModeLocked(n, a, &SetAttr{Valid: SetMode, Mode: cur.Mode &^ unix.S_ISGID & 0o7777})
 }
