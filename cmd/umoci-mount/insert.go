@@ -134,9 +134,9 @@ func newRawAddLayerCommand(global *globalOptions) *cobra.Command {
 			}
 			var in io.Reader = cmd.InOrStdin()
 			if args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
-					return err
+				f, oerr := os.Open(args[0])
+				if oerr != nil {
+					return oerr
 				}
 				defer func() { err = errors.Join(err, f.Close()) }()
 				in = f

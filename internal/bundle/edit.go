@@ -14,7 +14,7 @@ import (
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
-// Operations of a Edit.
+// Operations of an Edit.
 const (
 	EditOwner       = "chown"
 	EditMknod       = "mknod"
@@ -24,7 +24,7 @@ const (
 	EditActor = "actor"
 )
 
-// Edit is one that the kernel refuses a plain user before the server of the mount
+// Edit is a change that the kernel refuses a plain user before the server of the mount
 // sees it: it is made on the overlay directly. All ids are the image's.
 type Edit struct {
 	Op string `json:"op"`

@@ -109,9 +109,9 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	}
 	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.cache.Cache, view: viewTree{v.FS}, held: v.stillFrozen}
 	if opt.CacheDir != "" {
-		c, err := newCache(opt.CacheDir, opt.Log)
-		if err != nil {
-			return nil, err
+		c, cerr := newCache(opt.CacheDir, opt.Log)
+		if cerr != nil {
+			return nil, cerr
 		}
 		defer func() { err = errors.Join(err, c.close()) }()
 		w.cache = c.Cache

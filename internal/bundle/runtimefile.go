@@ -37,9 +37,9 @@ func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) 
 		passwd: func(string) (io.ReadCloser, error) { return nil, nil }, //nolint:nilnil // there is no such file
 	}
 	if opt.Rootfs != "" {
-		root, err := os.OpenRoot(opt.Rootfs)
-		if err != nil {
-			return err
+		root, rerr := os.OpenRoot(opt.Rootfs)
+		if rerr != nil {
+			return rerr
 		}
 		defer func() { err = errors.Join(err, root.Close()) }()
 		in.rootfs = filepath.Base(opt.Rootfs)

@@ -109,14 +109,13 @@ func (openingEval) Lstat(path string) (info os.FileInfo, err error) {
 // Readdir opens a directory and reads all of it.
 func (e openingEval) Readdir(path string) (list []os.FileInfo, err error) {
 	// Its names are looked up too, so it must stay open to the end.
-	err = opened(path, func() (err error) {
+	err = opened(path, func() error {
 		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, f.Close()) }()
 		list, err = f.Readdir(-1)
-		return err
+		return errors.Join(err, f.Close())
 	})
 	return list, err
 }
