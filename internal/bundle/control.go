@@ -1,14 +1,17 @@
 package bundle
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/fusefs"
 	"github.com/umoci-mount/umoci-mount/internal/sys"
@@ -37,16 +40,6 @@ type DaemonStatus struct {
 // maxFreeze bounds how long a client can hold the writers of a mount.
 const maxFreeze = 10 * time.Minute
 
-// socketPath reaches a socket through its directory's descriptor: a path in
-// sockaddr_un has 108 bytes at most.
-func socketPath(bundle string) (path string, dir *os.File, err error) {
-	dir, err = os.Open(filepath.Join(bundle, stateDir))
-	if err != nil {
-		return "", nil, err
-	}
-	return sys.ProcPath(int(dir.Fd()), controlName), dir, nil
-}
-
 // controlServer answers on the control socket of a mount.
 type controlServer struct {
 	listener net.Listener
@@ -57,20 +50,19 @@ type controlServer struct {
 	owner    func(overlay.Ino) (overlay.Owner, error)
 }
 
-func listenControl(bundle string, s *controlServer) error {
-	path, dir, err := socketPath(bundle)
-	if err != nil {
+// listenControl opens the control socket. It is reached through its directory's
+// descriptor, which also keeps its path short: one in sockaddr_un has 108 bytes at most.
+func (d *dir) listenControl(s *controlServer) (err error) {
+	if err := d.inner.remove(controlName); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("open control socket: %w", err)
 	}
-	defer dir.Close()
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// The socket's mode is that of the file that bind(2) makes (unix_bind_bsd).
+	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+	}}
+	if s.listener, err = private.Listen(context.Background(), "unix", d.inner.path(controlName)); err != nil {
 		return fmt.Errorf("open control socket: %w", err)
-	}
-	if s.listener, err = net.Listen("unix", path); err != nil {
-		return fmt.Errorf("open control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("open control socket: %w", err), s.listener.Close())
 	}
 	go s.serve()
 	return nil
@@ -149,14 +141,9 @@ func (s *controlServer) ownerOf(e *Edit) DaemonStatus {
 }
 
 // controlCall asks a mount's daemon. The connection stays open for the caller.
-func controlCall(bundle, op string) (DaemonStatus, net.Conn, error) {
+func (d *dir) controlCall(op string) (DaemonStatus, net.Conn, error) {
 	var st DaemonStatus
-	path, dir, err := socketPath(bundle)
-	if err != nil {
-		return st, nil, fmt.Errorf("reach the mount daemon: %w", err)
-	}
-	defer dir.Close()
-	conn, err := net.DialTimeout("unix", path, 2*time.Second)
+	conn, err := d.dialControl()
 	if err != nil {
 		return st, nil, fmt.Errorf("reach the mount daemon: %w", err)
 	}
@@ -177,4 +164,39 @@ func controlCall(bundle, op string) (DaemonStatus, net.Conn, error) {
 		return st, nil, errors.Join(fmt.Errorf("ask the mount daemon: %w", err), conn.Close())
 	}
 	return st, conn, nil
+}
+
+// dialControl connects to the control socket. No symlink leads to another.
+func (d *dir) dialControl() (net.Conn, error) {
+	if d.inner.none() {
+		return nil, fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+	}
+	at, err := d.inner.open(controlName, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.DialTimeout("unix", sys.ProcPath(int(at.Fd()), ""), 2*time.Second)
+	if cerr := at.Close(); err == nil && cerr != nil {
+		err = errors.Join(cerr, conn.Close())
+	}
+	return conn, err
+}
+
+// listenerOf is the process that made the socket at the other end.
+func listenerOf(conn net.Conn) (pid int, err error) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		var cred *unix.Ucred
+		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid, errors.Join(err, cerr)
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -50,34 +49,39 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 			cancel()
 		}()
 	}
-	err := Serve(ctx, bundle, ServeOptions{
-		Log: log, Ready: func() { tell(readyAnswer{}) }, OwnFace: slices.Contains(args, lifelineArg), OwnLog: true,
-		Confine: os.Geteuid() == 0, // a plain user's runs fusermount3 at the end
-	})
+	unix.CloseOnExec(bundleFD)
+	d, err := newDir(bundle, os.NewFile(bundleFD, bundle))
+	if err == nil {
+		err = serve(ctx, d, serveOptions{
+			log: log, ready: func() { tell(readyAnswer{}) }, ownFace: slices.Contains(args, lifelineArg), ownDaemon: true,
+			confine: os.Geteuid() == 0, // a plain user's runs fusermount3 at the end
+		})
+	}
 	if err != nil {
 		tell(newAnswer(err))
 	}
 	return err
 }
 
-// ServeOptions of Serve.
-type ServeOptions struct {
-	Log   *slog.Logger
-	Ready func() // called when the tree is live; may be nil
-	// OwnFace shows owners as a new mount without options does, whatever the bundle's
+// serveOptions of serve.
+type serveOptions struct {
+	log   *slog.Logger
+	ready func() // called when the tree is live; may be nil
+	// ownFace shows owners as a new mount without options does, whatever the bundle's
 	// own mount shows.
-	OwnFace bool
-	// OwnLog says that the standard error is the bundle's log, to be left at the end.
-	OwnLog bool
-	// Confine says that this process serves the mount and does nothing else: once the
+	ownFace bool
+	// ownDaemon says that the standard error is the bundle's log, to be left at the end,
+	// and the bundle's directory to be closed.
+	ownDaemon bool
+	// confine says that this process serves the mount and does nothing else: once the
 	// tree is live it is refused all that takes more.
-	Confine bool
+	confine bool
 }
 
 // server is everything a mount's process holds.
 type server struct {
-	bundle string
-	point  string   // the mountpoint; kept, as the bundle may go
+	dir    *dir
+	point  string   // the mountpoint's path, as it was
 	under  *os.File // the mountpoint's own directory
 	log    *slog.Logger
 	state  *State
@@ -98,17 +102,18 @@ const (
 	gcPercent = 50
 )
 
-// Serve mounts a bundle as its state says and serves it until it is unmounted, a
+// serve mounts a bundle as its state says and serves it until it is unmounted, a
 // signal (SIGINT, SIGTERM) asks for the end, or the bundle is removed.
-func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
+func serve(ctx context.Context, d *dir, opt serveOptions) (err error) {
 	unix.Umask(0) // modes are the callers'
 	debug.SetGCPercent(gcPercent)
 	weight := make([]byte, ballast)
 	defer runtime.KeepAlive(weight)
-	s := &server{bundle: bundle, point: rootfsOf(bundle), log: opt.Log}
+	s := &server{dir: d, point: d.point(), log: opt.log}
 	defer func() {
 		err = errors.Join(err, s.close())
-		if opt.OwnLog {
+		if opt.ownDaemon {
+			err = errors.Join(err, d.close())
 			if err != nil {
 				s.log.Error("mount ended", "error", err)
 			}
@@ -118,7 +123,7 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 			err = errors.Join(err, s.held.Close())
 		}
 	}()
-	if err := s.open(ctx, opt.OwnFace); err != nil {
+	if err := s.open(ctx, opt.ownFace); err != nil {
 		return err
 	}
 	if err := s.mount(); err != nil {
@@ -146,7 +151,7 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 		close(stop)
 		<-rested
 	}()
-	if err := listenControl(bundle, control); err != nil {
+	if err := d.listenControl(control); err != nil {
 		return errors.Join(err, s.detach(done))
 	}
 	defer control.listener.Close()
@@ -154,17 +159,17 @@ func Serve(ctx context.Context, bundle string, opt ServeOptions) (err error) {
 	if err := s.holdImage(ctx); err != nil {
 		return errors.Join(err, s.detach(done))
 	}
-	if opt.Confine {
+	if opt.confine {
 		if err := sys.Confine(); err != nil {
 			s.log.Info("the daemon is not confined", "cause", err)
 		}
 	}
-	s.log.Info("mounted", "bundle", bundle, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
-	if opt.Ready != nil {
-		opt.Ready()
+	s.log.Info("mounted", "bundle", d.path, "image", s.state.Manifest.Digest.String(), "pid", os.Getpid())
+	if opt.ready != nil {
+		opt.ready()
 	}
 	err = s.wait(ctx, done)
-	s.log.Info("unmounted", "bundle", bundle)
+	s.log.Info("unmounted", "bundle", d.path)
 	return err
 }
 
@@ -206,7 +211,7 @@ func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
 	defer signal.Stop(signals)
-	watch, err := watchRemoval(s.bundle, s.held)
+	watch, err := watchRemoval(s.dir, s.held)
 	if err != nil {
 		return errors.Join(err, s.detach(done))
 	}
@@ -250,19 +255,20 @@ const removeLater = 500 * time.Millisecond
 func (s *server) abandon(done <-chan struct{}) error {
 	err := s.detach(done)
 	time.Sleep(removeLater)
-	if now, serr := os.Lstat(s.point); serr != nil || !s.isMountpoint(now) {
+	at, name := s.dir.pointAt()
+	if now, serr := at.stat(name); serr != nil || !s.isMountpoint(now) {
 		return err // gone; what has its name now is another's
 	}
-	if rerr := unix.Rmdir(s.point); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
-		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: s.point, Err: rerr})
+	if rerr := at.rmdir(name); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
+		err = errors.Join(err, rerr)
 	}
 	return err
 }
 
 // isMountpoint reports whether a directory is the one that was mounted on.
-func (s *server) isMountpoint(dir os.FileInfo) bool {
-	was, err := s.under.Stat()
-	return err == nil && os.SameFile(was, dir)
+func (s *server) isMountpoint(now unix.Stat_t) bool {
+	var was unix.Stat_t
+	return unix.Fstat(int(s.under.Fd()), &was) == nil && was.Dev == now.Dev && was.Ino == now.Ino
 }
 
 // detach takes the mount away from every path, and waits a while for the programs
@@ -279,12 +285,7 @@ func (s *server) detach(done <-chan struct{}) error {
 
 // unmount takes the mount away from every path. That it is gone already is no error.
 func (s *server) unmount() error {
-	var err error
-	if os.Geteuid() == 0 {
-		err = unix.Unmount(s.point, unix.MNT_DETACH)
-	} else {
-		err = fusermountUnmount(s.point, true)
-	}
+	err := s.dir.unmountPoint(s.point, true)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -293,20 +294,19 @@ func (s *server) unmount() error {
 
 // open opens all that the mount is made of.
 func (s *server) open(ctx context.Context, ownFace bool) (err error) {
-	if s.state, err = readState(s.bundle); err != nil {
+	if s.state, err = s.dir.readState(); err != nil {
 		return err
 	}
 	if o := &s.state.Options; ownFace {
 		o.IDs, o.Squash, o.UIDMap, o.GIDMap = IDsDefault, false, nil, nil
 	}
-	name := filepath.Join(s.bundle, stateDir, mountedName)
-	if s.held, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if s.held, err = s.dir.inner.file(mountedName, unix.O_RDWR|unix.O_CREAT, 0o600); err != nil {
 		return fmt.Errorf("lock mount: %w", err)
 	}
 	if err := unix.Flock(int(s.held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("%s: %w", s.bundle, ErrMounted)
+		return fmt.Errorf("%s: %w", s.dir.path, ErrMounted)
 	}
-	if s.layout, err = cas.Open(s.state.Layout); err != nil {
+	if s.layout, err = s.state.openLayout(); err != nil {
 		return err
 	}
 	if s.unpin, err = s.layout.Pin(ctx); err != nil {
@@ -319,7 +319,7 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if s.lower, err = s.cache.Open(ctx, sources(ctx, s.layout, s.state.Layers), indexOptions(o, nil)); err != nil {
 		return err
 	}
-	if s.fs, err = openOverlay(s.bundle, s.lower, o, false, s.log); err != nil {
+	if s.fs, err = s.dir.openOverlay(s.lower, o, false, s.log); err != nil {
 		return err
 	}
 	s.fs.OnRemoval(func() {
@@ -334,7 +334,7 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 // holdImage says in the layout what the mount needs, in place of the pin, which would
 // keep gc off for as long as the mount lives.
 func (s *server) holdImage(ctx context.Context) error {
-	release, err := holdFor(ctx, s.layout, s.bundle, s.state.Manifest)
+	release, err := holdFor(ctx, s.layout, s.dir.path, s.state.Manifest)
 	if err != nil {
 		return err
 	}
@@ -344,18 +344,18 @@ func (s *server) holdImage(ctx context.Context) error {
 }
 
 // openOverlay joins the lower tree and the bundle's upper.
-func openOverlay(bundle string, lower *layer.Image, o *StateOptions, readOnly bool, log *slog.Logger) (*overlay.FS, error) {
-	upper, err := os.Open(filepath.Join(bundle, upperName))
+func (d *dir) openOverlay(lower *layer.Image, o *StateOptions, readOnly bool, log *slog.Logger) (*overlay.FS, error) {
+	upper, err := d.top.folder(upperName)
 	if err != nil {
 		return nil, fmt.Errorf("open upper directory: %w", err)
 	}
-	defer upper.Close()
-	work, err := os.Open(filepath.Join(bundle, workName))
+	defer upper.close()
+	work, err := d.top.folder(workName)
 	if err != nil {
 		return nil, fmt.Errorf("open work directory: %w", err)
 	}
-	defer work.Close()
-	u, err := overlay.OpenUpper(overlay.UpperOptions{Upper: upper, Work: work, Rootless: o.Rootless, Volatile: o.Volatile})
+	defer work.close()
+	u, err := overlay.OpenUpper(overlay.UpperOptions{Upper: upper.fd, Work: work.fd, Rootless: o.Rootless, Volatile: o.Volatile})
 	if err != nil {
 		return nil, err
 	}
@@ -370,22 +370,68 @@ func openOverlay(bundle string, lower *layer.Image, o *StateOptions, readOnly bo
 	return tree, nil
 }
 
-func (s *server) mount() error {
+func (s *server) mount() (err error) {
 	o := &s.state.Options
 	root := os.Geteuid() == 0
-	fd, err := unix.Open(s.point, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "mount", Path: s.point, Err: err}
+	if s.under, err = s.dir.openPoint(); err != nil {
+		return err
 	}
-	s.under = os.NewFile(uintptr(fd), s.point)
-	s.fuse, err = fusefs.Mount(s.fs, s.point, fusefs.Options{
+	before, err := ownMounts()
+	if err != nil {
+		return err
+	}
+	at, name := s.dir.pointAt()
+	path := s.point
+	if root { // fusermount3 knows nothing of our descriptors, and is the user's own
+		path = at.path(name)
+	}
+	s.fuse, err = fusefs.Mount(s.fs, path, fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
 		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root, Passthrough: root && o.Passthrough,
 		// A plain user alone may do all with the tree, as the image's root: the
 		// server decides. Whoever else is let in is checked by the kernel.
 		DefaultPermissions: root || o.AllowOther,
 	})
-	return err
+	if cause := errors.Unwrap(err); root && cause != nil {
+		return fmt.Errorf("mount %s: %w", s.point, cause)
+	}
+	if err != nil || !root {
+		return err
+	}
+	return s.settle(before)
+}
+
+// settle sees to it that root's mount is where it is to be: the name may have become a
+// symlink in the moment between. And what belongs to another user, who can get into it,
+// must not lend that user the set-id programs and devices of an image of his choice.
+// Nothing in the mount can be reached before it is served.
+func (s *server) settle(before []mountEntry) error {
+	point, err := s.dir.openPoint()
+	if err != nil {
+		return errors.Join(err, detachStray(before))
+	}
+	defer point.Close()
+	was, err1 := mountID(s.under)
+	now, err2 := mountID(point)
+	if err := errors.Join(err1, err2); err != nil || now == was {
+		return errors.Join(fmt.Errorf("mount %s: %w", s.point, errReplaced), err, s.unmount(), detachStray(before))
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.dir.top.fd.Fd()), &st); err != nil {
+		return errors.Join(&os.PathError{Op: "stat", Path: s.dir.path, Err: err}, s.unmount())
+	}
+	if st.Uid == 0 {
+		return nil
+	}
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV)
+	if s.state.Options.ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount("", sys.ProcPath(int(point.Fd()), ""), "", flags, ""); err != nil {
+		return errors.Join(fmt.Errorf("mount %s without devices: %w", s.point, err), s.unmount())
+	}
+	s.log.Info("the bundle is another user's: set-id programs and devices do not work", "user", st.Uid)
+	return nil
 }
 
 // close ends all but the lock of the mount.

@@ -207,7 +207,7 @@ func Diff(ctx context.Context, bundle string, log *slog.Logger) (out []Change, e
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if err := flushMount(bundle, log); err != nil {
+	if err := flushBundle(bundle, log); err != nil {
 		return nil, err
 	}
 	v, err := OpenView(ctx, bundle, "", log)

@@ -45,9 +45,13 @@ func OpenEditor(ctx context.Context, bundle string, log *slog.Logger) (*Editor, 
 // DialEditor is OpenEditor for a bundle that is mounted: other commands may be working
 // on it.
 func DialEditor(bundle string) (*Editor, error) {
-	c := &Editor{}
-	if err := c.dial(bundle); err != nil {
+	d, err := lookDir(bundle)
+	if err != nil {
 		return nil, err
+	}
+	c := &Editor{}
+	if err := errors.Join(c.dial(d), d.close()); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
@@ -58,26 +62,23 @@ func (c *Editor) open(ctx context.Context, bundle string, log *slog.Logger) (err
 		return err
 	}
 	c.dir = d
-	served, err := isServed(d.path)
+	served, err := d.isServed()
 	if err != nil {
 		return err
 	}
 	if served {
 		// The daemon keeps changes apart; other commands may go on.
 		c.dir = nil
-		if err := d.close(); err != nil {
-			return err
-		}
-		return c.dial(d.path)
+		return errors.Join(c.dial(d), d.close())
 	}
-	state, err := readState(d.path)
+	state, err := d.readState()
 	if err != nil {
 		return err
 	}
 	if state.Options.ReadOnly {
 		return fmt.Errorf("%s was mounted with --read-only: %w", d.path, overlay.ErrReadOnly)
 	}
-	if c.layout, err = cas.Open(state.Layout); err != nil {
+	if c.layout, err = state.openLayout(); err != nil {
 		return err
 	}
 	if c.unpin, err = c.layout.Pin(ctx); err != nil {
@@ -92,12 +93,12 @@ func (c *Editor) open(ctx context.Context, bundle string, log *slog.Logger) (err
 	if err := d.makeUpper(); err != nil { // after umount --discard there is none
 		return err
 	}
-	c.fs, err = openOverlay(d.path, c.lower, &state.Options, false, log)
+	c.fs, err = d.openOverlay(c.lower, &state.Options, false, log)
 	return err
 }
 
-func (c *Editor) dial(bundle string) error {
-	_, conn, err := controlCall(bundle, "status")
+func (c *Editor) dial(d *dir) error {
+	_, conn, err := d.controlCall("status")
 	if err != nil {
 		return err
 	}

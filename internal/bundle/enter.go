@@ -28,38 +28,36 @@ type Entry struct {
 
 // OpenEntry looks at a bundle, and takes away a mount that a daemon has left which is no
 // more. ErrNotBundle.
-func OpenEntry(bundle string, log *slog.Logger) (*Entry, error) {
-	path, err := filepath.Abs(bundle)
-	if err == nil {
-		path, err = filepath.EvalSymlinks(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open bundle: %w", err)
-	}
-	state, err := readState(path)
+func OpenEntry(bundle string, log *slog.Logger) (_ *Entry, err error) {
+	d, err := lookDir(bundle)
 	if err != nil {
 		return nil, err
 	}
-	e := &Entry{Path: path, Rootfs: rootfsOf(path), Dir: "/", Mapped: state.Options.mapped()}
-	if e.Mounted, err = isServed(path); err != nil {
+	defer func() { err = errors.Join(err, d.close()) }()
+	state, err := d.readState()
+	if err != nil {
+		return nil, err
+	}
+	e := &Entry{Path: d.path, Rootfs: d.point(), Dir: "/", Mapped: state.Options.mapped()}
+	if e.Mounted, err = d.isServed(); err != nil {
 		return nil, err
 	}
 	if !e.Mounted {
-		if err := detachStale(e.Rootfs, log); err != nil {
+		if err := d.detachStale(log); err != nil {
 			return nil, err
 		}
 	} else {
 		m, err := mountAt(e.Rootfs)
 		if err == nil && m == nil {
-			if err = (&dir{path: path}).mountedElsewhere(); err == nil {
-				err = fmt.Errorf("%s: its mount is about to end: %w", path, ErrBusy)
+			if err = d.mountedElsewhere(); err == nil {
+				err = fmt.Errorf("%s: its mount is about to end: %w", d.path, ErrBusy)
 			}
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	data, err := os.ReadFile(filepath.Join(path, configName))
+	data, err := d.readConfig()
 	if errors.Is(err, fs.ErrNotExist) { // raw unpack makes none
 		return e, nil
 	}
@@ -68,7 +66,7 @@ func OpenEntry(bundle string, log *slog.Logger) (*Entry, error) {
 		err = json.Unmarshal(data, &spec)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", filepath.Join(path, configName), err)
+		return nil, fmt.Errorf("read %s: %w", d.file(configName), err)
 	}
 	if spec.Process != nil {
 		e.Env, e.Args, e.Dir = spec.Process.Env, spec.Process.Args, spec.Process.Cwd
@@ -76,12 +74,31 @@ func OpenEntry(bundle string, log *slog.Logger) (*Entry, error) {
 	return e, nil
 }
 
+// readConfig reads config.json. It is its owner's to change, and runtimes follow a
+// symlink there: one that the caller has made is followed.
+func (d *dir) readConfig() ([]byte, error) {
+	st, err := d.top.stat(configName)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK && st.Uid == uint32(os.Geteuid()) {
+		target := d.top.readlink(configName)
+		if !filepath.IsAbs(target) {
+			target = d.top.path(target)
+		}
+		return os.ReadFile(target)
+	}
+	data, _, err := d.top.read(configName)
+	return data, err
+}
+
 // Resume mounts a bundle as it was mounted last, for as long as somebody has the other
 // end of the pipe lifeline. The mount shows the image's ids where the process has them,
 // else everything as its own, whatever the bundle's other mounts show.
 func Resume(ctx context.Context, bundle string, lifeline *os.File, log *slog.Logger) error {
-	state, err := readState(bundle)
+	d, err := lookDir(bundle)
 	if err != nil {
+		return err
+	}
+	state, err := d.readState()
+	if err := errors.Join(err, d.close()); err != nil {
 		return err
 	}
 	_, err = Mount(ctx, MountOptions{Bundle: bundle, State: state.Options, Lifeline: lifeline, Log: log})
@@ -97,11 +114,24 @@ type Hold struct {
 
 // HoldEntered begins a Hold.
 func HoldEntered(bundle string) (h *Hold, err error) {
+	d, err := lookDir(bundle)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if d.inner.none() {
+		return nil, fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+	}
 	h = &Hold{}
 	for name, to := range map[string]**os.File{enteredName: &h.entered, notesName: &h.notes} {
-		if *to, err = os.OpenFile(filepath.Join(bundle, stateDir, name), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		f, err := d.inner.file(name, unix.O_RDWR|unix.O_CREAT, 0o600)
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), h.Close())
 		}
+		*to = f
+	}
+	if isLinked(h.notes) { // what is written to it would be in another file too
+		return nil, errors.Join(fmt.Errorf("hold the mount: %s has other names", h.notes.Name()), h.Close())
 	}
 	if err := unix.Flock(int(h.entered.Fd()), unix.LOCK_SH); err != nil {
 		return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), h.Close())
@@ -135,7 +165,7 @@ func (h *Hold) Close() error {
 
 // checkEntered is a *BusyError while somebody holds copies of the bundle's mount.
 func (d *dir) checkEntered(e *mountEntry) error {
-	f, err := os.Open(d.state(enteredName))
+	f, err := d.inner.file(enteredName, unix.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -155,14 +185,22 @@ func (d *dir) checkEntered(e *mountEntry) error {
 
 // AwaitEnd returns nil when the bundle's mount has ended, however that was, and ctx's
 // error when that ends first.
-func AwaitEnd(ctx context.Context, bundle string) error {
+func AwaitEnd(ctx context.Context, bundle string) (err error) {
+	d, err := lookDir(bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		_, conn, err := controlCall(bundle, "status")
+		_, conn, err := d.controlCall("status")
 		if err != nil {
-			if held, herr := isMounted(bundle); herr != nil || !held {
+			if held, herr := d.isMounted(); herr != nil || !held {
 				return herr
 			}
 			time.Sleep(50 * time.Millisecond) // it is about to end, or to answer

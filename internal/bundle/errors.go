@@ -27,6 +27,8 @@ var (
 	ErrOtherLayout = errors.New("the bundle's base image is not in this layout")
 	// ErrUser: the image's user is not in its /etc/passwd.
 	ErrUser = errors.New("unknown user in the image")
+	// ErrSymlink: a name in the bundle is a symlink, which could lead anywhere.
+	ErrSymlink = errors.New("is a symbolic link, and none is followed in a bundle")
 	// ErrDaemon: the server of the mount did not come up, or ended.
 	ErrDaemon = errors.New("mount daemon")
 )

@@ -112,7 +112,8 @@ func removeEmpty(dir, top string) error {
 // extracting is one Extract under way.
 type extracting struct {
 	opt    ExtractOptions
-	dir    string      // the bundle
+	dir    string      // the bundle's path
+	bundle *dir        // nil: not open
 	before os.FileInfo // of the bundle's directory; nil: it was not there
 	parent string      // the topmost directory made above it; "": none
 	wrote  []string    // files in the bundle
@@ -147,6 +148,9 @@ func Extract(ctx context.Context, opt ExtractOptions) (res *ExtractResult, err e
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, x.undo())
+		}
+		if x.bundle != nil {
+			err = errors.Join(err, x.bundle.close())
 		}
 	}()
 	if err := x.makeDir(); err != nil {
@@ -218,7 +222,15 @@ func (x *extracting) makeDir() error {
 	if err := os.MkdirAll(x.dir, 0o700); err != nil {
 		return fmt.Errorf("create bundle: %w", err)
 	}
-	if err := os.Chmod(x.dir, 0o700); err != nil {
+	d, err := lookDir(x.dir)
+	if err != nil {
+		return err
+	}
+	x.bundle = d
+	if d.top.exists(rootfsName) { // since checkFree
+		return fmt.Errorf("%s %w", d.file(rootfsName), ErrExists)
+	}
+	if err := d.top.fd.Chmod(0o700); err != nil {
 		return fmt.Errorf("create bundle: %w", err)
 	}
 	return nil
@@ -228,12 +240,15 @@ func (x *extracting) makeDir() error {
 func (x *extracting) undo() error {
 	var errs []error
 	for _, name := range x.wrote {
-		if err := os.Remove(filepath.Join(x.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := x.bundle.top.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
 	if x.before != nil {
-		return errors.Join(append(errs, os.Chmod(x.dir, x.before.Mode().Perm()))...)
+		if x.bundle != nil {
+			errs = append(errs, x.bundle.top.fd.Chmod(x.before.Mode().Perm()))
+		}
+		return errors.Join(errs...)
 	}
 	top := x.parent
 	if top == "" {
@@ -246,7 +261,7 @@ func (x *extracting) undo() error {
 // there is a copy in the layout.
 func (x *extracting) write(name string, data []byte) error {
 	x.wrote = append(x.wrote, name)
-	f, err := os.OpenFile(filepath.Join(x.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := x.bundle.top.file(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
@@ -276,7 +291,7 @@ func (x *extracting) writeMtree(ctx context.Context, im *Image, made *extract.Re
 	}
 	name := mtreeName(im.Path.Descriptor().Digest)
 	x.wrote = append(x.wrote, name)
-	return writeMtreeFile(ctx, filepath.Join(x.dir, name), filepath.Join(x.dir, rootfsName), t)
+	return x.bundle.top.writeMtree(ctx, name, t)
 }
 
 // walkedBuffer is what go-mtree reads a list of extended attributes into, and each

@@ -21,11 +21,12 @@ func (m *mounting) openOnce() {
 	if name == "" {
 		return
 	}
-	root, err := unix.Open(rootfsOf(m.dir.path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	point, err := m.dir.openPoint()
 	if err != nil {
 		return
 	}
-	defer unix.Close(root)
+	defer point.Close()
+	root := int(point.Fd())
 	var st unix.Stat_t // what was a file may be a device by now
 	if err := unix.Fstatat(root, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return

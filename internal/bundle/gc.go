@@ -58,15 +58,14 @@ func bundleNeeds(l *cas.Layout, h cas.Hold) []ispec.Descriptor {
 		}
 		return h.Manifests
 	}
-	meta, err := readUmoci(h.Owner)
-	if err != nil {
+	meta, state, err := readBoth(h.Owner)
+	if meta == nil {
 		if gone(filepath.Join(h.Owner, umociName)) {
 			return nil
 		}
 		return h.Manifests
 	}
 	needs := meta.From.Walk
-	state, err := readState(h.Owner)
 	switch {
 	case err == nil && elsewhere(state.Layout, l.Path()):
 		return nil
@@ -76,6 +75,22 @@ func bundleNeeds(l *cas.Layout, h cas.Hold) []ispec.Descriptor {
 		needs = append(needs, h.Manifests...)
 	}
 	return needs
+}
+
+// readBoth reads umoci.json and state.json of a bundle. A nil one could not be read.
+func readBoth(bundle string) (meta *umociMeta, state *State, err error) {
+	d, err := lookDir(bundle)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if meta, err = d.readUmoci(); err != nil {
+		return nil, nil, err
+	}
+	if state, err = d.readState(); err != nil {
+		state = nil
+	}
+	return meta, state, err
 }
 
 // gone reports whether nothing is at a path for certain.

@@ -26,39 +26,68 @@ func (m *mounting) makeDir() (err error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("open bundle: %w", err)
 	}
-	inner := filepath.Join(abs, stateDir)
-	if !fileExists(inner) {
+	if m.before == nil {
+		m.parent = firstMissing(filepath.Dir(abs))
+		if err := os.MkdirAll(abs, 0o700); err != nil {
+			return errors.Join(fmt.Errorf("create bundle: %w", err), m.restore(abs))
+		}
+	}
+	d, err := lookDir(abs)
+	if err != nil {
+		return errors.Join(err, m.restore(abs))
+	}
+	m.dir = d
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if d.inner.none() {
 		defer func() {
 			if err != nil && !errors.Is(err, ErrInUse) {
-				_ = os.Remove(inner) //nolint:errcheck // the error at hand says more
+				_ = d.top.rmdir(stateDir) //nolint:errcheck // the error at hand says more
 				err = errors.Join(err, m.restore(abs))
 			}
 		}()
-		awaitAbandoned(filepath.Join(abs, rootfsName))
-		for _, name := range []string{configName, rootfsName, umociName, upperName, workName} {
-			if name = filepath.Join(abs, name); fileExists(name) {
-				return fmt.Errorf("%s %w, and is not a umoci-mount bundle's", name, ErrExists)
-			}
-		}
-		m.parent = firstMissing(filepath.Dir(abs))
-		if err := os.MkdirAll(inner, 0o700); err != nil {
-			return fmt.Errorf("create bundle: %w", err)
-		}
-		if err := os.Chmod(abs, 0o700); err != nil {
-			return fmt.Errorf("create bundle: %w", err)
+		if err := d.claim(); err != nil {
+			return err
 		}
 	}
-	if m.dir, err = openDir(abs); err != nil {
+	if err := d.takeLock(); err != nil {
 		return err
 	}
 	// The lock decides: another first mount may have ended just now.
-	if fileExists(m.dir.state(stateName)) {
+	if d.hasState() {
 		return nil
 	}
 	if err := m.checkHalfMade(); err != nil {
-		return errors.Join(err, m.dir.close())
+		return err
 	}
 	m.made = true
+	return nil
+}
+
+// claim makes a directory a bundle's that holds none, nor part of one.
+func (d *dir) claim() error {
+	awaitAbandoned(d.file(rootfsName))
+	for _, name := range []string{configName, rootfsName, umociName, upperName, workName} {
+		if d.top.exists(name) {
+			return fmt.Errorf("%s %w, and is not a umoci-mount bundle's", d.file(name), ErrExists)
+		}
+	}
+	err := d.top.mkdir(stateDir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) { // another first mount has failed, and removed it
+		return fmt.Errorf("%s: %w", d.path, ErrInUse)
+	}
+	if err == nil {
+		err = d.openInner()
+	}
+	if err == nil {
+		err = d.top.fd.Chmod(0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("create bundle: %w", err)
+	}
 	return nil
 }
 
@@ -103,14 +132,20 @@ func onlyEmpty(dir string) bool {
 // checkHalfMade looks at a bundle without a state, as a killed first mount leaves
 // it. What it has is made anew, but changes are nobody's to throw away.
 func (m *mounting) checkHalfMade() error {
-	upper := m.dir.file(upperName)
-	entries, err := os.ReadDir(upper)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	upper, err := m.dir.top.folder(upperName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m.clearChanges()
+	}
+	if err != nil {
 		return fmt.Errorf("open bundle: %w", err)
 	}
-	if len(entries) > 0 {
+	names, err := upper.names()
+	if err := errors.Join(err, upper.close()); err != nil {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	if len(names) > 0 {
 		return fmt.Errorf("%s %w, and %s, which says of what image these are the changes, is missing",
-			upper, ErrExists, filepath.Join(stateDir, stateName))
+			m.dir.file(upperName), ErrExists, filepath.Join(stateDir, stateName))
 	}
 	return m.clearChanges()
 }
@@ -128,11 +163,8 @@ func firstMissing(path string) string {
 // before stays, with the mode it had.
 func (m *mounting) undo() error {
 	var errs []error
-	for _, name := range []string{configName, umociName, upperName, workName, stateDir} {
-		errs = append(errs, os.RemoveAll(m.dir.file(name)))
-	}
-	for _, name := range m.wrote {
-		errs = append(errs, os.RemoveAll(name))
+	for _, name := range append(m.wrote, configName, umociName, upperName, workName, stateDir) {
+		errs = append(errs, m.dir.top.removeAll(name))
 	}
 	errs = append(errs, m.undoRootfs())
 	return errors.Join(append(errs, m.restore(m.dir.path))...)
@@ -142,15 +174,22 @@ func (m *mounting) undo() error {
 // nothing, with the directories above it that were not there either.
 func (m *mounting) restore(bundle string) error {
 	if m.before != nil {
-		return os.Chmod(bundle, m.before.Mode().Perm())
+		if m.dir == nil {
+			return nil // nothing was changed
+		}
+		return m.dir.top.fd.Chmod(m.before.Mode().Perm())
 	}
-	err := os.Remove(bundle)
+	// rmdir(2) alone: the names may be another's by now.
+	err := unix.Rmdir(bundle)
 	for dir := bundle; m.parent != "" && dir != m.parent && (err == nil || errors.Is(err, fs.ErrNotExist)); {
 		dir = filepath.Dir(dir)
-		err = os.Remove(dir)
+		err = unix.Rmdir(dir)
 	}
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return &os.PathError{Op: "rmdir", Path: bundle, Err: err}
+	}
+	return nil
 }

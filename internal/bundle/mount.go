@@ -71,14 +71,14 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	if err := m.prepare(ctx); err != nil {
 		return nil, err
 	}
-	res = &MountResult{Rootfs: rootfsOf(d.path), Image: m.state.Manifest, Resumed: m.resume}
+	res = &MountResult{Rootfs: d.point(), Image: m.state.Manifest, Resumed: m.resume}
 	if opt.NoServe {
 		return res, nil
 	}
 	if opt.Foreground {
 		return res, m.serveHere(ctx)
 	}
-	if err := startDaemon(ctx, d.path, opt.Lifeline); err != nil {
+	if err := startDaemon(ctx, d, opt.Lifeline); err != nil {
 		return res, err
 	}
 	m.openOnce()
@@ -92,7 +92,7 @@ type mounting struct {
 	state  *State
 	resume bool
 	made   bool        // there was no bundle: undo removes what a failure leaves
-	wrote  []string    // what undo removes beside the rest
+	wrote  []string    // names that undo removes beside the rest
 	before os.FileInfo // of the bundle's directory; nil: it was not there
 	parent string      // topmost directory above the bundle that was not there; "" for none
 
@@ -108,45 +108,46 @@ type mounting struct {
 
 // checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
 func (m *mounting) checkFree() error {
-	switch served, err := isServed(m.dir.path); {
+	switch served, err := m.dir.isServed(); {
 	case err != nil:
 		return err
 	case served:
 		return fmt.Errorf("%s: %w", m.dir.path, ErrMounted)
 	}
-	return detachStale(rootfsOf(m.dir.path), m.opt.Log)
+	return m.dir.detachStale(m.opt.Log)
 }
 
-// detachStale unmounts what a daemon that is no more left at path.
-func detachStale(path string, log *slog.Logger) error {
+// detachStale unmounts what a daemon that is no more left at the mountpoint.
+func (d *dir) detachStale(log *slog.Logger) error {
+	path := d.point()
 	e, err := mountAt(path)
 	if err != nil || e == nil {
 		return err
 	}
 	log.Info("taking away the mount of a daemon that has ended", "path", path)
-	if os.Geteuid() == 0 {
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s, whose daemon has ended: %w", path, err)
-		}
-		return nil
+	if err := d.unmountPoint(path, true); err != nil {
+		return fmt.Errorf("unmount %s, whose daemon has ended: %w", path, err)
 	}
-	return fusermountUnmount(path, true)
+	return nil
 }
 
 // openImage finds the image, in the layout or in the bundle's state.
 func (m *mounting) openImage(ctx context.Context) error {
-	old, err := readState(m.dir.path)
-	if err != nil && !errors.Is(err, ErrNotBundle) || errors.Is(err, ErrNotBundle) && fileExists(m.dir.state(stateName)) {
+	old, err := m.dir.readState()
+	if err != nil && (!errors.Is(err, ErrNotBundle) || m.dir.hasState()) {
 		return err
 	}
 	layoutPath, tag := m.opt.Layout, m.opt.Tag
-	if layoutPath == "" {
-		if old == nil {
-			return fmt.Errorf("no image named, and %s is %w", m.dir.path, ErrNotBundle)
-		}
+	switch {
+	case layoutPath != "":
+		m.layout, err = cas.Open(layoutPath)
+	case old == nil:
+		return fmt.Errorf("no image named, and %s is %w", m.dir.path, ErrNotBundle)
+	default:
 		layoutPath, tag = old.Layout, old.Tag
+		m.layout, err = old.openLayout()
 	}
-	if m.layout, err = cas.Open(layoutPath); err != nil {
+	if err != nil {
 		return err
 	}
 	if m.unpin, err = m.layout.Pin(ctx); err != nil {
@@ -173,7 +174,7 @@ func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag 
 		if err != nil {
 			return err
 		}
-		meta, err := readUmoci(m.dir.path)
+		meta, err := m.dir.readUmoci()
 		if err != nil {
 			return err
 		}
@@ -295,9 +296,19 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 
 // makeUpper makes the directories for changes where there are none.
 func (d *dir) makeUpper() error {
-	for name, mode := range map[string]os.FileMode{upperName: 0o755, workName: 0o700} {
-		if err := os.MkdirAll(d.file(name), mode); err != nil {
+	for name, mode := range map[string]uint32{upperName: 0o755, workName: 0o700} {
+		if err := d.top.mkdir(name, mode); err != nil {
 			return fmt.Errorf("create bundle: %w", err)
+		}
+	}
+	return nil
+}
+
+// clearUpper removes the changes.
+func (d *dir) clearUpper() error {
+	for _, name := range []string{upperName, workName} {
+		if err := d.top.removeAll(name); err != nil {
+			return fmt.Errorf("throw away changes: %w", err)
 		}
 	}
 	return nil
@@ -305,17 +316,18 @@ func (d *dir) makeUpper() error {
 
 // clearChanges removes the record of an earlier mount, for --fresh.
 func (m *mounting) clearChanges() error {
-	for _, name := range []string{upperName, workName} {
-		if err := os.RemoveAll(m.dir.file(name)); err != nil {
-			return fmt.Errorf("throw away changes: %w", err)
-		}
-	}
-	old, err := filepath.Glob(m.dir.file("sha256_*.mtree"))
-	if err != nil {
+	if err := m.dir.clearUpper(); err != nil {
 		return err
 	}
-	for _, name := range old {
-		if err := os.Remove(name); err != nil {
+	names, err := m.dir.top.names()
+	if err != nil {
+		return fmt.Errorf("remove old manifest: %w", err)
+	}
+	for _, name := range names {
+		if ok, err := filepath.Match("sha256_*.mtree", name); err != nil || !ok {
+			continue
+		}
+		if err := m.dir.top.remove(name); err != nil {
 			return fmt.Errorf("remove old manifest: %w", err)
 		}
 	}
@@ -337,7 +349,7 @@ func (m *mounting) writeConfig() error {
 		meta.MapOptions.Rootless = true
 	}
 	if m.opt.rawRootfs != "" {
-		return writeUmoci(m.dir.path, meta)
+		return m.dir.writeUmoci(meta)
 	}
 	config, err := runtimeConfig(runtimeInput{
 		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
@@ -347,10 +359,10 @@ func (m *mounting) writeConfig() error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(m.dir.file(configName), config, 0o644); err != nil {
+	if err := m.dir.top.replace(configName, config, 0o644); err != nil {
 		return err
 	}
-	return writeUmoci(m.dir.path, meta)
+	return m.dir.writeUmoci(meta)
 }
 
 // fillRootless adds the one id that a plain user's container can have, where no maps
@@ -396,5 +408,5 @@ func (m *mounting) serveHere(ctx context.Context) error {
 		return fmt.Errorf("unlock bundle: %w", err)
 	}
 	// What a mount that was live has recorded stays, however it ends.
-	return Serve(ctx, m.dir.path, ServeOptions{Log: m.opt.Log, Ready: func() { m.made = false }})
+	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() { m.made = false }})
 }

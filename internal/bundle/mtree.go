@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,9 +38,9 @@ func (m *mounting) writeMtree(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, fs.Close()) }()
-	name := m.dir.file(mtreeName(m.state.Manifest.Digest))
+	name := mtreeName(m.state.Manifest.Digest)
 	m.wrote = append(m.wrote, name)
-	return writeMtreeFile(ctx, name, m.dir.file(rootfsName), newMtreeTree(fs, m.lower))
+	return m.dir.top.writeMtree(ctx, name, newMtreeTree(fs, m.lower))
 }
 
 // mtreeTree is the tree a manifest is written of.
@@ -62,20 +61,21 @@ func newMtreeTree(fs *overlay.FS, lower *layer.Image) *mtreeTree {
 	return &mtreeTree{lower: lower, attr: attr, xattrs: xattrs}
 }
 
-func writeMtreeFile(ctx context.Context, name, root string, t *mtreeTree) (err error) {
+// writeMtree makes a file in a bundle with the manifest of a tree.
+func (f folder) writeMtree(ctx context.Context, name string, t *mtreeTree) (err error) {
 	if t.digests == nil {
 		if err := t.hashContent(ctx); err != nil {
 			return err
 		}
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	out, err := f.file(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 	if err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	w := bufio.NewWriter(f)
+	defer func() { err = errors.Join(err, out.Close()) }()
+	w := bufio.NewWriter(out)
 	fmt.Fprintf(w, "#          tree: %s\n#          date: %s\n#      keywords: %s\n\n",
-		root, time.Now().UTC().Format(time.ANSIC), strings.Join(mtreeKeywordNames, ","))
+		f.shown(rootfsName), time.Now().UTC().Format(time.ANSIC), strings.Join(mtreeKeywordNames, ","))
 	fmt.Fprint(w, "# .\n/set type=file nlink=1 mode=0664 uid=0 gid=0\n")
 	if err := t.writeDir(w, layer.RootIno, ".", "."); err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -47,17 +46,19 @@ func (v *View) open(ctx context.Context, bundle, layout string, log *slog.Logger
 		return err
 	}
 	v.Dir = v.dir.path
-	if v.State, err = readState(v.Dir); err != nil {
+	if v.State, err = v.dir.readState(); err != nil {
 		return err
 	}
-	if v.meta, err = readUmoci(v.Dir); err != nil {
+	if v.meta, err = v.dir.readUmoci(); err != nil {
 		return err
 	}
 	v.From = v.meta.From.Walk
 	if layout == "" {
-		layout = v.State.Layout
+		v.Layout, err = v.State.openLayout()
+	} else {
+		v.Layout, err = cas.Open(layout)
 	}
-	if v.Layout, err = cas.Open(layout); err != nil {
+	if err != nil {
 		return err
 	}
 	if v.unpin, err = v.Layout.Pin(ctx); err != nil {
@@ -72,12 +73,10 @@ func (v *View) open(ctx context.Context, bundle, layout string, log *slog.Logger
 	if err := v.freeze(); err != nil {
 		return err
 	}
-	for _, name := range []string{upperName, workName} { // after umount --discard there are none
-		if err := os.MkdirAll(v.dir.file(name), 0o755); err != nil {
-			return fmt.Errorf("open bundle: %w", err)
-		}
+	if err := v.dir.makeUpper(); err != nil { // after umount --discard there is none
+		return err
 	}
-	v.FS, err = openOverlay(v.Dir, v.Base, &v.State.Options, true, log)
+	v.FS, err = v.dir.openOverlay(v.Base, &v.State.Options, true, log)
 	return err
 }
 
@@ -92,11 +91,11 @@ func (v *View) image(ctx context.Context, layers []StateLayer) (*layer.Image, er
 
 // freeze holds the writers of a live mount.
 func (v *View) freeze() error {
-	mounted, err := isMounted(v.Dir)
+	mounted, err := v.dir.isMounted()
 	if err != nil || !mounted {
 		return err
 	}
-	_, v.hold, err = controlCall(v.Dir, "freeze")
+	_, v.hold, err = v.dir.controlCall("freeze")
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,36 +38,52 @@ func Locate(path string) string {
 	return path
 }
 
-// rootfsOf is the path of a bundle's mountpoint as the mount table has it, which
-// need not be there.
-func rootfsOf(bundle string) string {
-	if real, err := filepath.EvalSymlinks(bundle); err == nil {
-		bundle = real
+// rawName is the name of the mountpoint beside a bundle; "" where it is in it.
+func (d *dir) rawName() string {
+	name, ok := strings.CutPrefix(d.top.readlink(rootfsName), "../")
+	if !ok || rawBundle(filepath.Join(filepath.Dir(d.path), name)) != d.path {
+		return ""
 	}
-	point := filepath.Join(bundle, rootfsName)
-	if target, err := os.Readlink(point); err == nil {
-		if filepath.IsAbs(target) {
-			return filepath.Clean(target)
-		}
-		return filepath.Join(bundle, target)
-	}
-	return point
+	return name
 }
 
-// bundleAt is the bundle whose mount is at a point of the mount table; "" for none.
-func bundleAt(point string) string {
-	for _, dir := range []string{rawBundle(point), filepath.Dir(point)} {
-		if fileExists(filepath.Join(dir, stateDir)) && rootfsOf(dir) == point {
-			return dir
-		}
+// pointAt is the mountpoint, which need not be there, as a name in an open directory,
+// which stays the bundle's.
+func (d *dir) pointAt() (at folder, name string) {
+	if name = d.rawName(); name != "" {
+		return d.parent, name
 	}
-	return ""
+	return d.top, rootfsName
 }
 
-// isRaw reports whether a bundle is of a mountpoint beside it.
-func isRaw(bundle string) bool {
-	info, err := os.Lstat(filepath.Join(bundle, rootfsName))
-	return err == nil && info.Mode()&fs.ModeSymlink != 0
+// point is the mountpoint's path as the mount table has it.
+func (d *dir) point() string {
+	if name := d.rawName(); name != "" {
+		return filepath.Join(filepath.Dir(d.path), name)
+	}
+	return d.file(rootfsName)
+}
+
+// openPoint opens what is at the mountpoint, without asking it anything.
+func (d *dir) openPoint() (*os.File, error) {
+	at, name := d.pointAt()
+	return at.open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+// bundleAt is the bundle whose mount is at a point of the mount table; nil for none.
+func bundleAt(point string) *dir {
+	for _, path := range []string{rawBundle(point), filepath.Dir(point)} {
+		if !fileExists(filepath.Join(path, stateDir)) {
+			continue
+		}
+		if d, err := lookDir(path); err == nil {
+			if d.point() == point {
+				return d
+			}
+			_ = d.close() // it was read at most
+		}
+	}
+	return nil
 }
 
 // RawMount turns options for a bundle into those for a mount at a directory alone:
@@ -95,35 +112,43 @@ func RawMount(opt MountOptions) (MountOptions, error) {
 
 // makeRootfs makes the mountpoint.
 func (m *mounting) makeRootfs() error {
+	d := m.dir
 	if m.opt.rawRootfs == "" {
-		if err := os.MkdirAll(m.dir.file(rootfsName), 0o755); err != nil {
+		if err := d.top.mkdir(rootfsName, 0o755); err != nil {
 			return fmt.Errorf("create bundle: %w", err)
 		}
 		return nil
 	}
-	err := os.Mkdir(m.opt.rawRootfs, 0o755)
-	switch {
-	case err == nil:
-		m.madeRootfs = true
-	case !errors.Is(err, fs.ErrExist):
+	name := filepath.Base(m.opt.rawRootfs)
+	m.madeRootfs = !d.parent.exists(name)
+	if err := d.parent.mkdir(name, 0o755); err != nil {
+		m.madeRootfs = false
 		return fmt.Errorf("create mountpoint: %w", err)
 	}
-	err = os.Symlink(filepath.Join("..", filepath.Base(m.opt.rawRootfs)), m.dir.file(rootfsName))
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("create bundle: %w", err)
+	err := unix.Symlinkat("../"+name, int(d.top.fd.Fd()), rootfsName)
+	if errors.Is(err, unix.EEXIST) && d.rawName() == name {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("create bundle: %w", d.top.fail("symlink", rootfsName, err))
 	}
 	return nil
 }
 
 // undoRootfs removes a mountpoint that makeRootfs has made.
 func (m *mounting) undoRootfs() error {
-	var errs []error
-	for _, name := range []string{m.dir.file(rootfsName), m.opt.rawRootfs} {
-		if name == m.opt.rawRootfs && !m.madeRootfs {
-			continue
-		}
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+	d := m.dir
+	remove := d.top.rmdir
+	if m.opt.rawRootfs != "" {
+		remove = d.top.remove
+	}
+	errs := []error{remove(rootfsName)}
+	if m.madeRootfs {
+		errs = append(errs, d.parent.rmdir(filepath.Base(m.opt.rawRootfs)))
+	}
+	for i, err := range errs {
+		if errors.Is(err, fs.ErrNotExist) {
+			errs[i] = nil
 		}
 	}
 	return errors.Join(errs...)

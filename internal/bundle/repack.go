@@ -77,7 +77,7 @@ func Repack(ctx context.Context, opt RepackOptions) (*RepackResult, error) {
 
 // repackView is Repack of a bundle of ours.
 func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err error) {
-	if err := flushMount(opt.Bundle, opt.Log); err != nil {
+	if err := flushBundle(opt.Bundle, opt.Log); err != nil {
 		return nil, err
 	}
 	v, err := OpenView(ctx, opt.Bundle, opt.Layout, opt.Log)
@@ -130,25 +130,35 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	return res, nil
 }
 
+// flushBundle is flushMount of a bundle by its path.
+func flushBundle(bundle string, log *slog.Logger) error {
+	d, err := lookDir(bundle)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.flushMount(log), d.close())
+}
+
 // flushMount makes the kernel hand over what programs wrote through a shared
 // mapping of a file of the mount. It comes before the freeze, which would hold it.
-func flushMount(bundle string, log *slog.Logger) error {
-	mounted, err := isMounted(bundle)
+func (d *dir) flushMount(log *slog.Logger) error {
+	mounted, err := d.isMounted()
 	if err != nil || !mounted {
 		return err
 	}
-	root, err := os.Open(rootfsOf(bundle))
+	at, name := d.pointAt()
+	root, err := at.folder(name)
 	if errors.Is(err, fs.ErrPermission) {
-		log.Info("another user's mount: what its programs wrote to mapped files may be missing", "bundle", bundle)
+		log.Info("another user's mount: what its programs wrote to mapped files may be missing", "bundle", d.path)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("flush the mount: %w", err)
 	}
-	if err := unix.Syncfs(int(root.Fd())); err != nil {
-		return errors.Join(fmt.Errorf("flush the mount: %w", err), root.Close())
+	if err := unix.Syncfs(int(root.fd.Fd())); err != nil {
+		return errors.Join(fmt.Errorf("flush the mount: %w", err), root.close())
 	}
-	return root.Close()
+	return root.close()
 }
 
 // errThawed says that a mount's writers could go on while the view was read.

@@ -70,7 +70,7 @@ func newUnmounted(t *testing.T, recs ...layer.Record) *unmounted {
 		Layout: u.layout, Tag: "base", Manifest: path.Descriptor(), Layers: stateLayers(img),
 		Options: StateOptions{CacheDir: u.cache, Rootless: os.Geteuid() != 0},
 	}))
-	u.must(writeUmoci(u.bundle, &umociMeta{From: walkPath{path.Walk}}))
+	u.must(d.writeUmoci(&umociMeta{From: walkPath{path.Walk}}))
 	u.must(errors.Join(d.close(), l.Close()))
 	return u
 }
@@ -87,7 +87,7 @@ func (u *unmounted) edit(f func(fs *overlay.FS)) {
 	u.t.Helper()
 	v, err := OpenView(context.Background(), u.bundle, "", nil)
 	u.must(err)
-	fs, err := openOverlay(u.bundle, v.Base, &v.State.Options, false, nil)
+	fs, err := v.dir.openOverlay(v.Base, &v.State.Options, false, nil)
 	u.must(err)
 	f(fs)
 	u.must(errors.Join(fs.Close(), v.Close()))

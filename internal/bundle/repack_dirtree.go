@@ -22,6 +22,7 @@ import (
 // ids. It remembers by which path it saw an inode.
 type dirTree struct {
 	root *os.Root
+	dir  string // its path, for those who take no descriptor
 	maps *mapOptions
 	inos map[devIno]layer.Ino
 	seen []string // paths, by inode number less one
@@ -35,7 +36,7 @@ func newDirTree(dir string, maps *mapOptions) (*dirTree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open root file system: %w", err)
 	}
-	return &dirTree{root: root, maps: maps, inos: map[devIno]layer.Ino{}}, nil
+	return &dirTree{root: root, dir: dir, maps: maps, inos: map[devIno]layer.Ino{}}, nil
 }
 
 func (t *dirTree) close() error { return t.root.Close() }
@@ -129,7 +130,7 @@ func (t *dirTree) opened(p string, fn func() error) error {
 	if !t.maps.Rootless {
 		return fn()
 	}
-	return opened(filepath.Join(t.root.Name(), p), fn)
+	return opened(filepath.Join(t.dir, p), fn)
 }
 
 func (t *dirTree) lstat(p string) (info fs.FileInfo, err error) {

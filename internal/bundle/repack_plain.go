@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -17,14 +16,17 @@ import (
 
 // isPlain reports whether a bundle was made by stock umoci: it has umoci.json, an
 // unpacked rootfs and an mtree manifest, and nothing of ours.
-func isPlain(bundle string) (bool, error) {
-	_, err := readState(bundle)
+func isPlain(bundle string) (_ bool, err error) {
+	d, err := lookDir(bundle)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	_, err = d.readState()
 	switch {
 	case err == nil:
 		return false, nil
-	case !errors.Is(err, ErrNotBundle) || fileExists(filepath.Join(bundle, stateDir, stateName)):
-		return false, err
-	case !fileExists(filepath.Join(bundle, umociName)):
+	case !errors.Is(err, ErrNotBundle) || d.hasState(), !d.top.exists(umociName):
 		return false, err
 	}
 	return true, nil
@@ -33,16 +35,12 @@ func isPlain(bundle string) (bool, error) {
 // repackPlain is Repack of a bundle that stock umoci unpacked. The whole rootfs is
 // compared with the manifest, by go-mtree alone, as umoci does.
 func repackPlain(ctx context.Context, opt RepackOptions) (res *RepackResult, err error) {
-	bundle, err := filepath.Abs(opt.Bundle)
-	if err != nil {
-		return nil, fmt.Errorf("open bundle: %w", err)
-	}
-	unlock, err := lockPlain(bundle)
+	d, err := lockPlain(opt.Bundle)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
-	meta, err := readUmoci(bundle)
+	defer func() { err = errors.Join(err, d.close()) }()
+	meta, err := d.readUmoci()
 	if err != nil {
 		return nil, err
 	}
@@ -58,12 +56,12 @@ func repackPlain(ctx context.Context, opt RepackOptions) (res *RepackResult, err
 	if err != nil {
 		return nil, err
 	}
-	root, err := newDirTree(filepath.Join(bundle, rootfsName), &meta.MapOptions)
+	root, err := d.plainTree(&meta.MapOptions)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, root.close()) }()
-	pairs, err := checkManifest(filepath.Join(bundle, mtreeName(digestOf(meta.From.Walk))), root, opt.Log)
+	pairs, err := d.checkManifest(mtreeName(digestOf(meta.From.Walk)), root, opt.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -81,25 +79,37 @@ func repackPlain(ctx context.Context, opt RepackOptions) (res *RepackResult, err
 		return nil, err
 	}
 	if opt.RefreshBundle {
-		err = refreshPlain(bundle, meta, w.path, opt.Tag)
+		err = d.refreshPlain(meta, w.path, opt.Tag)
 	}
 	return res, err
 }
 
 // lockPlain keeps two commands of ours off one bundle.
-func lockPlain(bundle string) (func() error, error) {
-	d, err := os.Open(bundle)
+func lockPlain(bundle string) (*dir, error) {
+	d, err := lookDir(bundle)
 	if err != nil {
-		return nil, fmt.Errorf("open bundle: %w", err)
+		return nil, err
 	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = d.Close()
+	if err := unix.Flock(int(d.top.fd.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrInUse
 		}
-		return nil, fmt.Errorf("%s: %w", bundle, err)
+		return nil, errors.Join(fmt.Errorf("%s: %w", d.path, err), d.close())
 	}
-	return d.Close, nil
+	return d, nil
+}
+
+// plainTree is the unpacked tree.
+func (d *dir) plainTree(maps *mapOptions) (*dirTree, error) {
+	root, err := d.top.folder(rootfsName)
+	if err != nil {
+		return nil, fmt.Errorf("open root file system: %w", err)
+	}
+	t, err := newDirTree(root.path(""), maps)
+	if err == nil {
+		t.dir = d.file(rootfsName)
+	}
+	return t, errors.Join(err, root.close())
 }
 
 // openCache opens the cache for what is learnt of the new layer.
@@ -135,20 +145,19 @@ func plainPlan(pairs []*pathPair, m masks) ([]planned, error) {
 }
 
 // refreshPlain makes the new image what the bundle says it was made from.
-func refreshPlain(bundle string, meta *umociMeta, path *cas.Path, tag string) error {
-	old := filepath.Join(bundle, mtreeName(digestOf(meta.From.Walk)))
-	fresh := filepath.Join(bundle, mtreeName(path.Descriptor().Digest))
+func (d *dir) refreshPlain(meta *umociMeta, path *cas.Path, tag string) error {
+	old, fresh := mtreeName(digestOf(meta.From.Walk)), mtreeName(path.Descriptor().Digest)
 	if old == fresh {
 		return nil
 	}
-	if err := writeWalk(filepath.Join(bundle, rootfsName), fresh); err != nil {
+	if err := d.writeWalk(fresh); err != nil {
 		return err
 	}
 	meta.From.Walk = taggedWalk(path.Walk, tag)
-	if err := writeUmoci(bundle, meta); err != nil {
+	if err := d.writeUmoci(meta); err != nil {
 		return err
 	}
-	if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.top.remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove old manifest: %w", err)
 	}
 	return nil

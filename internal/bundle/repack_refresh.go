@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -35,13 +34,13 @@ func (v *View) refresh(ctx context.Context, path *cas.Path, tag string) error {
 	if tag != "" {
 		v.meta.From.Walk = taggedWalk(path.Walk, tag)
 	}
-	if err := writeUmoci(v.Dir, v.meta); err != nil {
+	if err := v.dir.writeUmoci(v.meta); err != nil {
 		return err
 	}
 	if !renew || was == now {
 		return nil
 	}
-	if err := os.Remove(v.dir.file(mtreeName(was))); err != nil {
+	if err := v.dir.top.remove(mtreeName(was)); err != nil {
 		return fmt.Errorf("remove old manifest: %w", err)
 	}
 	return nil
@@ -65,7 +64,8 @@ func taggedWalk(walk []ispec.Descriptor, tag string) []ispec.Descriptor {
 // refreshMtree writes the new image's manifest where the bundle has one of the
 // image before, and reports whether it has.
 func (v *View) refreshMtree(ctx context.Context, path *cas.Path, was digest.Digest) (have bool, err error) {
-	_, err = os.Lstat(v.dir.file(mtreeName(was)))
+	top := v.dir.top
+	_, err = top.stat(mtreeName(was))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -88,16 +88,16 @@ func (v *View) refreshMtree(ctx context.Context, path *cas.Path, was digest.Dige
 		return false, err
 	}
 	defer func() { err = errors.Join(err, shown.Close()) }()
-	name := v.dir.file(mtreeName(path.Descriptor().Digest))
+	name := mtreeName(path.Descriptor().Digest)
 	temp := name + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := top.remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("write manifest: %w", err)
 	}
-	if err := writeMtreeFile(ctx, temp, v.dir.file(rootfsName), newMtreeTree(shown, im)); err != nil {
-		return false, errors.Join(err, os.Remove(temp))
+	if err := top.writeMtree(ctx, temp, newMtreeTree(shown, im)); err != nil {
+		return false, errors.Join(err, top.remove(temp))
 	}
-	if err := os.Rename(temp, name); err != nil {
+	if err := top.rename(temp, name); err != nil {
 		return false, fmt.Errorf("write manifest: %w", err)
 	}
-	return true, syncDir(v.Dir)
+	return true, top.fd.Sync()
 }

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -24,11 +23,15 @@ import (
 )
 
 // DaemonCommand is the name of the hidden command that serves a mount: argv[1] of
-// the process that startDaemon starts; argv[2] is the bundle. Descriptor 3 is the
-// pipe on which it says that it is ready, or why not (readyAnswer).
+// the process that startDaemon starts; argv[2] is the bundle's path. Descriptor 3 is the
+// pipe on which it says that it is ready, or why not (readyAnswer); 4 is the bundle's
+// directory, which may have another path by then.
 const DaemonCommand = "serve-mount"
 
-const readyFD = 3
+const (
+	readyFD  = 3
+	bundleFD = 4
+)
 
 // maxLog is the size in bytes above which a new daemon starts its log anew.
 const maxLog = 4 << 20
@@ -36,18 +39,18 @@ const maxLog = 4 << 20
 // lifelineFD is a pipe that nobody writes to, where argv[3] says that there is one
 // (lifelineArg): the daemon ends when the other end is closed.
 const (
-	lifelineFD  = 4
+	lifelineFD  = 5
 	lifelineArg = "lifeline"
 )
 
 // startDaemon starts the process that serves the bundle's mount, and returns when
 // the tree is live. lifeline may be nil.
-func startDaemon(ctx context.Context, bundle string, lifeline *os.File) (err error) {
+func startDaemon(ctx context.Context, d *dir, lifeline *os.File) (err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDaemon, err)
 	}
-	log, err := openLog(bundle)
+	log, err := d.openLog()
 	if err != nil {
 		return err
 	}
@@ -62,10 +65,10 @@ func startDaemon(ctx context.Context, bundle string, lifeline *os.File) (err err
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
 		return errors.Join(fmt.Errorf("%w: %w", ErrDaemon, err), w.Close())
 	}
-	cmd := exec.Command(exe, DaemonCommand, bundle)
+	cmd := exec.Command(exe, DaemonCommand, d.path)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.ExtraFiles = []*os.File{w, d.top.fd}
 	if lifeline != nil { // the mount is one program's, see Resume
 		cmd.Args = append(cmd.Args, lifelineArg)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, lifeline)
@@ -92,7 +95,7 @@ func startDaemon(ctx context.Context, bundle string, lifeline *os.File) (err err
 	case err == nil:
 		return answer.err()
 	}
-	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, filepath.Join(bundle, stateDir, logName))
+	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, d.inner.shown(logName))
 }
 
 // daemonCapabilities are those that root's daemon keeps: to make and change files of
@@ -136,7 +139,7 @@ var daemonErrors = []error{
 	fusefs.ErrMountMax, fusefs.ErrMayNotMount,
 	fusefs.ErrBusyMountpoint, fusefs.ErrDeadMount, fusefs.ErrNotDirectory, overlay.ErrUnsuitable,
 	ErrMounted, ErrNotBundle, ErrUser, cas.ErrNotLayout, cas.ErrBlobNotFound,
-	layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,
+	ErrSymlink, layer.ErrDigest, layer.ErrDiffID, layer.ErrFormat, layer.ErrUnsupported,
 	unix.ENOSPC, unix.EDQUOT, unix.EROFS, fs.ErrPermission, fs.ErrNotExist,
 }
 
@@ -177,15 +180,29 @@ func readAnswer(ctx context.Context, r *os.File) (a readyAnswer, err error) {
 	return a, err
 }
 
-func openLog(bundle string) (*os.File, error) {
-	name := filepath.Join(bundle, stateDir, logName)
-	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
-	if info, err := os.Stat(name); err == nil && info.Size() > maxLog {
-		flags |= os.O_TRUNC
+// openLog opens the log of the mount, to append to it.
+func (d *dir) openLog() (*os.File, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND
+	f, err := d.inner.file(logName, flags, 0o600)
+	if err == nil && isLinked(f) { // another file's content, or a copy's of the bundle: not to be written to
+		err = errors.Join(f.Close(), d.inner.remove(logName))
+		if err == nil {
+			f, err = d.inner.file(logName, flags|unix.O_EXCL, 0o600)
+		}
 	}
-	f, err := os.OpenFile(name, flags, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open log of the mount: %w", err)
 	}
+	if info, serr := f.Stat(); serr == nil && info.Size() > maxLog {
+		if err := f.Truncate(0); err != nil {
+			return nil, errors.Join(fmt.Errorf("open log of the mount: %w", err), f.Close())
+		}
+	}
 	return f, nil
+}
+
+// isLinked reports whether a file has other names.
+func isLinked(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) != nil || st.Nlink > 1
 }

@@ -13,6 +13,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
@@ -45,6 +46,8 @@ type State struct {
 	Manifest ispec.Descriptor `json:"manifest"` // of the mounted base
 	Layers   []StateLayer     `json:"layers"`   // of the mounted base, bottom first
 	Options  StateOptions     `json:"options"`
+
+	writer *uint32 // who wrote it, where that is another user; see judge
 }
 
 // StateLayer is one layer of the mounted base.
@@ -100,15 +103,18 @@ type idMapping struct {
 
 const umociVersion = "2"
 
-// dir is an open bundle directory.
+// dir is an open bundle directory. Its files are reached from its descriptors.
 type dir struct {
-	path string // absolute
-	lock *os.File
+	path   string   // absolute, without symlinks: for messages and mount tables
+	top    folder   // the directory itself
+	parent folder   // the one it is in, to look names up alone
+	inner  folder   // stateDir of it; may be none
+	lock   *os.File // nil: not locked
 }
 
-// openDir opens a bundle's directory and locks it for a change. It makes nothing.
-// Its path is without symlinks, as mount tables have it.
-func openDir(path string) (*dir, error) {
+// lookDir opens a bundle's directory, to look at it. It need not be a bundle's. Its path
+// is without symlinks, as mount tables have it.
+func lookDir(path string) (*dir, error) {
 	abs, err := filepath.Abs(path)
 	if err == nil {
 		abs, err = filepath.EvalSymlinks(abs)
@@ -116,52 +122,129 @@ func openDir(path string) (*dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bundle: %w", err)
 	}
-	d := &dir{path: abs}
-	if d.lock, err = os.OpenFile(d.state(lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: %w", abs, ErrNotBundle)
-		}
-		return nil, fmt.Errorf("open bundle: %w", err)
+	fd, err := unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open bundle: %w", &os.PathError{Op: "open", Path: abs, Err: err})
 	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = d.lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", abs, ErrInUse)
+	return newDir(abs, os.NewFile(uintptr(fd), abs))
+}
+
+// newDir is lookDir of what is open. It takes the descriptor.
+func newDir(path string, top *os.File) (d *dir, err error) {
+	d = &dir{path: path, top: folder{top}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open bundle: %w", err), d.close())
 		}
-		return nil, fmt.Errorf("lock bundle: %w", err)
+	}()
+	up, err := d.top.open("..", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(d.lock.Fd()), &st); err != nil || st.Nlink == 0 {
-		_ = d.lock.Close() // a first mount has failed meanwhile, and removed what it made
-		return nil, fmt.Errorf("%s: %w", abs, ErrInUse)
+	d.parent = folder{up}
+	return d, d.openInner()
+}
+
+// openInner opens stateDir, where there is one.
+func (d *dir) openInner() (err error) {
+	if d.inner, err = d.top.folder(stateDir); errors.Is(err, fs.ErrNotExist) {
+		d.inner = folder{}
+		return nil
+	}
+	return err
+}
+
+// openDir opens a bundle's directory and locks it for a change. It makes no directory.
+func openDir(path string) (*dir, error) {
+	d, err := lookDir(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.takeLock(); err != nil {
+		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
 
-func (d *dir) close() error { return d.lock.Close() }
+// takeLock locks the bundle. ErrInUse.
+func (d *dir) takeLock() (err error) {
+	if d.inner.none() {
+		return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+	}
+	if d.lock, err = d.inner.file(lockName, unix.O_RDWR|unix.O_CREAT, 0o600); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+		}
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("%s: %w", d.path, ErrInUse)
+		}
+		return fmt.Errorf("lock bundle: %w", err)
+	}
+	if unlinked(d.lock) { // a first mount has failed meanwhile, and removed what it made
+		return fmt.Errorf("%s: %w", d.path, ErrInUse)
+	}
+	return nil
+}
 
+func (d *dir) close() error {
+	errs := []error{d.top.close(), d.parent.close(), d.inner.close()}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// file is a path in the bundle, for messages.
 func (d *dir) file(name string) string { return filepath.Join(d.path, name) }
 
-func (d *dir) state(name string) string { return filepath.Join(d.path, stateDir, name) }
+// hasState reports whether there is a state.json, good or not.
+func (d *dir) hasState() bool { return !d.inner.none() && d.inner.exists(stateName) }
 
 // readState reads state.json. ErrNotBundle where there is none.
-func readState(bundle string) (*State, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, stateDir, stateName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", bundle, ErrNotBundle)
+func (d *dir) readState() (*State, error) {
+	if !d.hasState() {
+		return nil, fmt.Errorf("%s: %w", d.path, ErrNotBundle)
 	}
+	data, owner, err := d.inner.read(stateName)
 	if err != nil {
 		return nil, fmt.Errorf("read bundle state: %w", err)
 	}
 	var s State
 	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("read %s: %w", filepath.Join(bundle, stateDir, stateName), err)
+		return nil, fmt.Errorf("read %s: %w", d.inner.shown(stateName), err)
 	}
 	if s.Version != stateVersion {
 		return nil, fmt.Errorf("%s was written by another version of the program (state version %d, read is %d): %w",
-			bundle, s.Version, stateVersion, ErrNotBundle)
+			d.path, s.Version, stateVersion, ErrNotBundle)
 	}
-	return &s, nil
+	return &s, s.judge(owner)
+}
+
+// judge sees to it that a state that neither the caller nor root wrote leads the caller
+// to no place of its writer's choice: what the caller may read and write may be more.
+func (s *State) judge(owner uint32) (err error) {
+	if owner == uint32(os.Geteuid()) || owner == 0 {
+		return nil
+	}
+	s.writer = &owner
+	s.Options.CacheDir, err = CacheDir("")
+	return err
+}
+
+// openLayout opens the layout that the state names.
+func (s *State) openLayout() (*cas.Layout, error) {
+	if s.writer == nil {
+		return cas.Open(s.Layout)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(s.Layout, &st); err == nil && st.Uid != *s.writer {
+		return nil, fmt.Errorf("the bundle is user %d's, the layout %s is user %d's: name the image to take it from there: %w",
+			*s.writer, s.Layout, st.Uid, fs.ErrPermission)
+	}
+	return cas.Open(s.Layout)
 }
 
 func (d *dir) writeState(s *State) error {
@@ -170,39 +253,39 @@ func (d *dir) writeState(s *State) error {
 	if err != nil {
 		return fmt.Errorf("encode bundle state: %w", err)
 	}
-	return replaceFile(d.state(stateName), append(data, '\n'), 0o600)
+	return d.inner.replace(stateName, append(data, '\n'), 0o600)
 }
 
 // readUmoci reads umoci.json, ours or stock umoci's.
-func readUmoci(bundle string) (*umociMeta, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, umociName))
+func (d *dir) readUmoci() (*umociMeta, error) {
+	data, _, err := d.top.read(umociName)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s has no %s: %w", bundle, umociName, ErrNotBundle)
+		return nil, fmt.Errorf("%s has no %s: %w", d.path, umociName, ErrNotBundle)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", umociName, err)
 	}
 	var m umociMeta
 	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("read %s in %s: %w", umociName, bundle, err)
+		return nil, fmt.Errorf("read %s in %s: %w", umociName, d.path, err)
 	}
 	if m.Version != umociVersion {
-		return nil, fmt.Errorf("%s in %s has version %q, read is %q: %w", umociName, bundle, m.Version, umociVersion, ErrNotBundle)
+		return nil, fmt.Errorf("%s in %s has version %q, read is %q: %w", umociName, d.path, m.Version, umociVersion, ErrNotBundle)
 	}
 	if len(m.From.Walk) == 0 {
-		return nil, fmt.Errorf("%s in %s names no image: %w", umociName, bundle, ErrNotBundle)
+		return nil, fmt.Errorf("%s in %s names no image: %w", umociName, d.path, ErrNotBundle)
 	}
 	return &m, nil
 }
 
 // writeUmoci writes umoci.json as umoci does: one line, as its decoder and its
 // encoder agree on it.
-func writeUmoci(bundle string, m *umociMeta) error {
+func (d *dir) writeUmoci(m *umociMeta) error {
 	data, err := m.encode()
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(bundle, umociName), data, 0o644)
+	return d.top.replace(umociName, data, 0o644)
 }
 
 func (m *umociMeta) encode() ([]byte, error) {
@@ -214,52 +297,19 @@ func (m *umociMeta) encode() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// replaceFile writes a file in one durable step.
-func replaceFile(name string, data []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", name, err), os.Remove(f.Name()))
-		}
-	}()
-	if _, err = f.Write(data); err == nil {
-		if err = f.Chmod(mode); err == nil {
-			err = f.Sync()
-		}
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(name))
-}
-
-func syncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // killedEnd is how long a killed daemon may take to let go of its files.
 const killedEnd = 5 * time.Second
 
 // isServed is isMounted, but waits for the end of a daemon that was killed and does
 // not answer any more.
-func isServed(bundle string) (bool, error) {
+func (d *dir) isServed() (bool, error) {
 	deadline := time.Now().Add(killedEnd)
 	for {
-		mounted, err := isMounted(bundle)
+		mounted, err := d.isMounted()
 		if err != nil || !mounted {
 			return false, err
 		}
-		if _, conn, err := controlCall(bundle, "status"); err == nil {
+		if _, conn, err := d.controlCall("status"); err == nil {
 			return true, conn.Close()
 		}
 		if time.Now().After(deadline) {
@@ -270,8 +320,11 @@ func isServed(bundle string) (bool, error) {
 }
 
 // isMounted reports whether the bundle's daemon runs.
-func isMounted(bundle string) (bool, error) {
-	f, err := os.Open(filepath.Join(bundle, stateDir, mountedName))
+func (d *dir) isMounted() (bool, error) {
+	if d.inner.none() {
+		return false, nil
+	}
+	f, err := d.inner.file(mountedName, unix.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

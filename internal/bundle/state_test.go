@@ -12,7 +12,8 @@ import (
 
 func TestUmociJSONIsWrittenAsUmociWritesIt(t *testing.T) {
 	dir := t.TempDir()
-	err := writeUmoci(dir, &umociMeta{From: walkPath{[]ispec.Descriptor{{
+	d := look(t, dir)
+	err := d.writeUmoci(&umociMeta{From: walkPath{[]ispec.Descriptor{{
 		MediaType: ispec.MediaTypeImageManifest, Size: 406,
 		Digest:      "sha256:254178cd9d236d3f3167a5685b97b1c4681540bd4b6d640dca42939adfd5635c",
 		Annotations: map[string]string{ispec.AnnotationRefName: "latest"},
@@ -25,14 +26,25 @@ func TestUmociJSONIsWrittenAsUmociWritesIt(t *testing.T) {
 	if err != nil || string(got) != want {
 		t.Errorf("%s, %v", got, err)
 	}
-	if _, err := readUmoci(dir); err != nil {
+	if _, err := d.readUmoci(); err != nil {
 		t.Error(err)
 	}
 }
 
+// look opens a bundle for the time of a test.
+func look(t *testing.T, path string) *dir {
+	t.Helper()
+	d, err := lookDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.close() })
+	return d
+}
+
 func TestABundleThatIsNotOursIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := readState(dir); !errors.Is(err, ErrNotBundle) {
+	if _, err := look(t, dir).readState(); !errors.Is(err, ErrNotBundle) {
 		t.Errorf("no state: %v", err)
 	}
 	if _, err := openDir(dir); !errors.Is(err, ErrNotBundle) {
@@ -44,7 +56,7 @@ func TestABundleThatIsNotOursIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, stateDir, stateName), []byte(`{"version":99}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readState(dir); !errors.Is(err, ErrNotBundle) {
+	if _, err := look(t, dir).readState(); !errors.Is(err, ErrNotBundle) {
 		t.Errorf("newer state: %v", err)
 	}
 }
@@ -77,7 +89,7 @@ func TestALiveDaemonIsSeenByItsLock(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, stateDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if on, err := isMounted(dir); on || err != nil {
+	if on, err := look(t, dir).isMounted(); on || err != nil {
 		t.Errorf("never mounted: %v %v", on, err)
 	}
 	f, err := os.Create(filepath.Join(dir, stateDir, mountedName))
@@ -87,13 +99,13 @@ func TestALiveDaemonIsSeenByItsLock(t *testing.T) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	if on, err := isMounted(dir); !on || err != nil {
+	if on, err := look(t, dir).isMounted(); !on || err != nil {
 		t.Errorf("mounted: %v %v", on, err)
 	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if on, err := isMounted(dir); on || err != nil {
+	if on, err := look(t, dir).isMounted(); on || err != nil {
 		t.Errorf("ended: %v %v", on, err)
 	}
 }
@@ -104,7 +116,7 @@ func TestMountTablesAreRead(t *testing.T) {
 garbage
 `
 	got := parseMountinfo([]byte(table))
-	if len(got) != 2 || got[1] != (mountEntry{"0:63", "/tmp/a b/rootfs", fsType, "umoci-mount"}) {
+	if len(got) != 2 || got[1] != (mountEntry{"77", "0:63", "/tmp/a b/rootfs", fsType, "umoci-mount"}) {
 		t.Errorf("%+v", got)
 	}
 }

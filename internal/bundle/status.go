@@ -62,31 +62,30 @@ func Status(ctx context.Context) ([]MountStatus, error) {
 		if e.FSType != fsType {
 			continue
 		}
-		bundle := bundleAt(e.Point)
-		if bundle == "" {
+		d := bundleAt(e.Point)
+		if d == nil {
 			continue
 		}
-		if err := ctx.Err(); err != nil {
+		if _, err := d.readState(); !errors.Is(err, fs.ErrPermission) { // else it is somebody else's
+			out = append(out, d.status(e.Point))
+		}
+		if err := errors.Join(d.close(), ctx.Err()); err != nil {
 			return nil, err
 		}
-		if _, err := readState(bundle); errors.Is(err, fs.ErrPermission) {
-			continue // somebody else's
-		}
-		out = append(out, mountStatus(bundle, e.Point))
 	}
 	return out, nil
 }
 
-func mountStatus(bundle, point string) MountStatus {
-	st := MountStatus{Bundle: bundle, Rootfs: point}
-	state, err := readState(bundle)
+func (d *dir) status(point string) MountStatus {
+	st := MountStatus{Bundle: d.path, Rootfs: point}
+	state, err := d.readState()
 	if err != nil {
 		st.Error = err.Error()
 		return st
 	}
 	st.Image, st.Manifest = state.Layout+":"+state.Tag, state.Manifest.Digest.String()
-	st.Upper = diskUsage(filepath.Join(bundle, upperName))
-	ds, conn, err := controlCall(bundle, "status")
+	st.Upper = diskUsage(d.file(upperName))
+	ds, conn, err := d.controlCall("status")
 	if err != nil {
 		st.Error = err.Error()
 		return st

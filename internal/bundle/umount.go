@@ -38,15 +38,14 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	if _, err := readState(d.path); err != nil {
+	if _, err := d.readState(); err != nil {
 		return err
 	}
-	mounted, err := isMounted(d.path)
+	mounted, err := d.isMounted()
 	if err != nil {
 		return err
 	}
-	point := rootfsOf(d.path)
-	e, err := mountAt(point)
+	e, err := mountAt(d.point())
 	if err != nil {
 		return err
 	}
@@ -64,7 +63,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 			err = d.checkEntered(e)
 		}
 		if err == nil {
-			err = unmount(e, opt.Lazy || !mounted)
+			err = d.unmount(e, opt.Lazy || !mounted)
 		}
 	case !opt.Lazy:
 		err = d.mountedElsewhere()
@@ -73,7 +72,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		return err
 	}
 	if !opt.Lazy {
-		if err := waitUnlocked(ctx, d.state(mountedName)); err != nil {
+		if err := d.waitEnd(ctx); err != nil {
 			return err
 		}
 	}
@@ -87,30 +86,34 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 // acknowledged is in the upper directory.
 func (d *dir) endAlone(ctx context.Context, e *mountEntry) error {
 	if e != nil {
-		if err := flushMount(d.path, slog.New(slog.DiscardHandler)); err != nil {
+		if err := d.flushMount(slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
-		if err := unmount(e, false); err != nil {
+		if err := d.unmount(e, false); err != nil {
 			return err
 		}
 	}
 	short, cancel := context.WithTimeout(ctx, aloneWait)
 	defer cancel()
-	err := waitUnlocked(short, d.state(mountedName))
+	err := d.waitEnd(short)
 	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	st, conn, err := controlCall(d.path, "status")
+	_, conn, err := d.controlCall("status")
 	if err != nil {
 		return nil //nolint:nilerr // it ends: that is waited for
 	}
-	return errors.Join(conn.Close(), unix.Kill(st.PID, unix.SIGKILL))
+	pid, err := listenerOf(conn) // the kernel's word, not the answer's
+	if err == nil {
+		err = unix.Kill(pid, unix.SIGKILL)
+	}
+	return errors.Join(err, conn.Close())
 }
 
 // mountedElsewhere says who serves a bundle whose mount this mount namespace does not
 // have; nil where the daemon is about to end.
 func (d *dir) mountedElsewhere() error {
-	st, conn, err := controlCall(d.path, "status")
+	st, conn, err := d.controlCall("status")
 	if err != nil {
 		return nil //nolint:nilerr // it ends: that is waited for
 	}
@@ -123,32 +126,18 @@ func (d *dir) mountedElsewhere() error {
 
 // discard removes the changes; the next mount starts from the image.
 func (d *dir) discard() error {
-	if isRaw(d.path) { // there is nothing else to it
-		if err := os.RemoveAll(d.path); err != nil {
-			return fmt.Errorf("throw away changes: %w", err)
-		}
-		return nil
+	if d.rawName() == "" {
+		return d.clearUpper()
 	}
-	for _, name := range []string{upperName, workName} {
-		if err := os.RemoveAll(d.file(name)); err != nil {
-			return fmt.Errorf("throw away changes: %w", err)
-		}
+	if err := d.parent.removeAll(filepath.Base(d.path)); err != nil { // there is nothing else to it
+		return fmt.Errorf("throw away changes: %w", err)
 	}
 	return nil
 }
 
 // unmount asks the kernel. It flushes what is cached first.
-func unmount(e *mountEntry, lazy bool) error {
-	var err error
-	if os.Geteuid() == 0 {
-		flags := unix.UMOUNT_NOFOLLOW
-		if lazy {
-			flags |= unix.MNT_DETACH
-		}
-		err = unix.Unmount(e.Point, flags)
-	} else {
-		err = fusermountUnmount(e.Point, lazy)
-	}
+func (d *dir) unmount(e *mountEntry, lazy bool) error {
+	err := d.unmountPoint(e.Point, lazy)
 	switch {
 	case err == nil:
 		return nil
@@ -156,6 +145,19 @@ func unmount(e *mountEntry, lazy bool) error {
 		return &BusyError{Path: e.Point, Holders: findHolders(e)}
 	}
 	return fmt.Errorf("unmount %s: %w", e.Point, err)
+}
+
+// unmountPoint takes away what is mounted at the mountpoint, whose path is point.
+func (d *dir) unmountPoint(point string, lazy bool) error {
+	if os.Geteuid() != 0 {
+		return fusermountUnmount(point, lazy)
+	}
+	flags := unix.UMOUNT_NOFOLLOW
+	if lazy {
+		flags |= unix.MNT_DETACH
+	}
+	at, name := d.pointAt()
+	return unix.Unmount(at.path(name), flags)
 }
 
 // fusermountUnmount unmounts as a plain user.
@@ -181,11 +183,11 @@ func fusermountUnmount(point string, lazy bool) error {
 	return errors.New("fusermount3 not found: install the fuse3 package")
 }
 
-// waitUnlocked waits until no process holds the lock file.
-func waitUnlocked(ctx context.Context, name string) error {
+// waitEnd waits for the end of the bundle's daemon.
+func (d *dir) waitEnd(ctx context.Context) error {
 	deadline := time.Now().Add(daemonEnd)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		held, err := isMounted(filepath.Dir(filepath.Dir(name)))
+		held, err := d.isMounted()
 		if err != nil || !held {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -224,19 +223,19 @@ func unseen(o *object, kv mtree.KeyVal) bool {
 
 // checkManifest compares a directory with its manifest, as umoci does, and returns
 // what differs. Sockets are left out with a note.
-func checkManifest(name string, root *dirTree, log *slog.Logger) (_ []*pathPair, err error) {
-	f, err := os.Open(name)
+func (d *dir) checkManifest(name string, root *dirTree, log *slog.Logger) (_ []*pathPair, err error) {
+	f, err := d.top.file(name, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open manifest: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	dh, err := mtree.ParseSpec(f)
 	if err != nil {
-		return nil, fmt.Errorf("read manifest %s: %w", name, err)
+		return nil, fmt.Errorf("read manifest %s: %w", d.file(name), err)
 	}
-	deltas, err := mtree.Check(root.root.Name(), dh, mtreeKeywords, nil)
+	deltas, err := mtree.Check(root.dir, dh, mtreeKeywords, nil)
 	if err != nil {
-		return nil, fmt.Errorf("compare %s with its manifest: %w", root.root.Name(), err)
+		return nil, fmt.Errorf("compare %s with its manifest: %w", root.dir, err)
 	}
 	c := comparison{view: root, log: log}
 	var out []*pathPair
@@ -267,8 +266,9 @@ func checkManifest(name string, root *dirTree, log *slog.Logger) (_ []*pathPair,
 	return out, nil
 }
 
-// writeWalk writes the manifest of a directory, as umoci does.
-func writeWalk(root, name string) (err error) {
+// writeWalk writes the manifest of the unpacked tree, as umoci does.
+func (d *dir) writeWalk(name string) error {
+	root := d.file(rootfsName)
 	dh, err := mtree.Walk(root, nil, mtreeKeywords, nil)
 	if err != nil {
 		return fmt.Errorf("walk %s: %w", root, err)
@@ -277,7 +277,7 @@ func writeWalk(root, name string) (err error) {
 	if _, err := dh.WriteTo(&b); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
-	return replaceFile(name, b.Bytes(), 0o644)
+	return d.top.replace(name, b.Bytes(), 0o644)
 }
 
 // mtreeKeys are the values of the ten keywords. Two things go beyond go-mtree's

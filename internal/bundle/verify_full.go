@@ -77,7 +77,7 @@ func (d *diffing) walkedChanges(ctx context.Context) (map[string]changeKind, err
 		}
 		base = append(base, &pathPair{path: c.path, old: o, oldSum: sums.digests[o.attr.Ino]})
 	}
-	walk, err := walkMount(rootfsOf(d.view.Dir))
+	walk, err := walkMount(d.view.dir.point())
 	if err != nil {
 		return nil, err
 	}

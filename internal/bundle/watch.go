@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -23,35 +22,35 @@ type removal struct {
 // watchRemoval watches a bundle's directories, from which names go, and the file that
 // its daemon holds. The sooner it is known the better: the mountpoint is busy for who
 // removes, until it is detached.
-func watchRemoval(bundle string, held *os.File) (*removal, error) {
+func watchRemoval(d *dir, held *os.File) (*removal, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch bundle: %w", err)
 	}
 	r := &removal{events: os.NewFile(uintptr(fd), "inotify"), gone: make(chan struct{}), done: make(chan struct{})}
-	if err := r.watch(fd, bundle, held); err != nil {
+	if err := r.watch(fd, d, held); err != nil {
 		return nil, errors.Join(err, r.events.Close(), r.closeParts())
 	}
 	go r.run(held)
 	return r, nil
 }
 
-func (r *removal) watch(fd int, bundle string, held *os.File) error {
+func (r *removal) watch(fd int, d *dir, held *os.File) error {
 	// Unlinking an open file changes its link count, which is IN_ATTRIB (inotify(7)).
 	for path, mask := range map[string]uint32{
 		sys.ProcPath(int(held.Fd()), ""): unix.IN_ATTRIB,
-		bundle:                           unix.IN_DELETE,
+		d.top.path(""):                   unix.IN_DELETE,
 	} {
 		if _, err := unix.InotifyAddWatch(fd, path, mask); err != nil {
 			return fmt.Errorf("watch bundle: %w", err)
 		}
 	}
 	for _, name := range []string{upperName, workName} {
-		f, err := os.Open(filepath.Join(bundle, name))
+		f, err := d.top.folder(name)
 		if err != nil {
 			return fmt.Errorf("watch bundle: %w", err)
 		}
-		r.parts = append(r.parts, f)
+		r.parts = append(r.parts, f.fd)
 	}
 	return nil
 }
