@@ -12,6 +12,8 @@ import (
 
 	mtree "github.com/vbatts/go-mtree"
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // ValidateOptions of ValidateMtree.
@@ -141,8 +143,8 @@ func (openingEval) KeywordFunc(fn mtree.KeywordFunc) mtree.KeywordFunc {
 // directories above it opened to their owner, as far as the caller owns them. Their
 // modes are put back.
 func opened(path string, fn func() error) (err error) {
-	// Root needs none of it: modes close nothing to it. And it could be led astray.
-	if err = fn(); !errors.Is(err, fs.ErrPermission) || os.Geteuid() == 0 {
+	// Modes close nothing to root, which could be led astray here.
+	if err = fn(); !errors.Is(err, fs.ErrPermission) || sys.HasCapability(unix.CAP_DAC_OVERRIDE) {
 		return err
 	}
 	var changed []func() error
