@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -292,46 +291,6 @@ func (m *mounting) prepare(ctx context.Context) (err error) {
 		}
 	}
 	return m.dir.writeState(m.state)
-}
-
-// makeUpper makes the directories for changes where there are none.
-func (d *dir) makeUpper() error {
-	for name, mode := range map[string]uint32{upperName: 0o755, workName: 0o700} {
-		if err := d.top.mkdir(name, mode); err != nil {
-			return fmt.Errorf("create bundle: %w", err)
-		}
-	}
-	return nil
-}
-
-// clearUpper removes the changes.
-func (d *dir) clearUpper() error {
-	for _, name := range []string{upperName, workName} {
-		if err := d.top.removeAll(name); err != nil {
-			return fmt.Errorf("throw away changes: %w", err)
-		}
-	}
-	return nil
-}
-
-// clearChanges removes the record of an earlier mount, for --fresh.
-func (m *mounting) clearChanges() error {
-	if err := m.dir.clearUpper(); err != nil {
-		return err
-	}
-	names, err := m.dir.top.names()
-	if err != nil {
-		return fmt.Errorf("remove old manifest: %w", err)
-	}
-	for _, name := range names {
-		if ok, err := filepath.Match("sha256_*.mtree", name); err != nil || !ok {
-			continue
-		}
-		if err := m.dir.top.remove(name); err != nil {
-			return fmt.Errorf("remove old manifest: %w", err)
-		}
-	}
-	return nil
 }
 
 // writeConfig writes config.json and umoci.json for a new bundle.

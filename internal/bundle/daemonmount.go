@@ -1,0 +1,106 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/fusefs"
+	"github.com/umoci-mount/umoci-mount/internal/sys"
+	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
+)
+
+// openOverlay joins the lower tree and the bundle's upper.
+func (d *dir) openOverlay(lower *layer.Image, o *StateOptions, readOnly bool, log *slog.Logger) (*overlay.FS, error) {
+	upper, err := d.top.folder(upperName)
+	if err != nil {
+		return nil, fmt.Errorf("open upper directory: %w", err)
+	}
+	defer upper.close()
+	work, err := d.top.folder(workName)
+	if err != nil {
+		return nil, fmt.Errorf("open work directory: %w", err)
+	}
+	defer work.close()
+	u, err := overlay.OpenUpper(overlay.UpperOptions{Upper: upper.fd, Work: work.fd, Rootless: o.Rootless, Volatile: o.Volatile})
+	if err != nil {
+		return nil, err
+	}
+	opt := overlay.Options{ReadOnly: readOnly, Log: log}
+	if !readOnly { // what a repack reads is in the image's ids
+		o.show(&opt)
+	}
+	tree, err := overlay.New(lower, u, opt)
+	if err != nil {
+		return nil, errors.Join(err, u.Close())
+	}
+	return tree, nil
+}
+
+func (s *server) mount() (err error) {
+	o := &s.state.Options
+	root := os.Geteuid() == 0
+	if s.under, err = s.dir.openPoint(); err != nil {
+		return err
+	}
+	before, err := ownMounts()
+	if err != nil {
+		return err
+	}
+	at, name := s.dir.pointAt()
+	path := s.point
+	if root { // fusermount3 knows nothing of our descriptors, and is the user's own
+		path = at.path(name)
+	}
+	s.fuse, err = fusefs.Mount(s.fs, path, fusefs.Options{
+		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
+		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root, Passthrough: root && o.Passthrough,
+		// A plain user alone may do all with the tree, as the image's root: the
+		// server decides. Whoever else is let in is checked by the kernel.
+		DefaultPermissions: root || o.AllowOther,
+	})
+	if cause := errors.Unwrap(err); root && cause != nil {
+		return fmt.Errorf("mount %s: %w", s.point, cause)
+	}
+	if err != nil || !root {
+		return err
+	}
+	return s.settle(before)
+}
+
+// settle sees to it that root's mount is where it is to be: the name may have become a
+// symlink in the moment between. And what belongs to another user, who can get into it,
+// must not lend that user the set-id programs and devices of an image of his choice.
+// Nothing in the mount can be reached before it is served.
+func (s *server) settle(before []mountEntry) error {
+	point, err := s.dir.openPoint()
+	if err != nil {
+		return errors.Join(err, detachStray(before))
+	}
+	defer point.Close()
+	was, err1 := mountID(s.under)
+	now, err2 := mountID(point)
+	if err := errors.Join(err1, err2); err != nil || now == was {
+		return errors.Join(fmt.Errorf("mount %s: %w", s.point, errReplaced), err, s.unmount(), detachStray(before))
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.dir.top.fd.Fd()), &st); err != nil {
+		return errors.Join(&os.PathError{Op: "stat", Path: s.dir.path, Err: err}, s.unmount())
+	}
+	if st.Uid == 0 {
+		return nil
+	}
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV)
+	if s.state.Options.ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount("", sys.ProcPath(int(point.Fd()), ""), "", flags, ""); err != nil {
+		return errors.Join(fmt.Errorf("mount %s without devices: %w", s.point, err), s.unmount())
+	}
+	s.log.Info("the bundle is another user's: set-id programs and devices do not work", "user", st.Uid)
+	return nil
+}
