@@ -143,6 +143,40 @@ func TestAListingIsKeptUntilTheDirectoryChanges(t *testing.T) {
 	}
 }
 
+// A copy-up changes the ctimes of the directories above. tar(1) looks at a directory's
+// before and after it reads it, and reading has the kernel ask for attributes again: both
+// must be the same, also where the kernel knew the directory before the copy-up.
+func TestAChangeBelowShowsInADirectorysCtimeAtOnce(t *testing.T) {
+	for name, change := range map[string]func(m *mounted) error{
+		"a file is written":      func(m *mounted) error { return os.WriteFile(m.path("dir/sub/new"), []byte("x"), 0o644) },
+		"modes are changed":      func(m *mounted) error { return os.Chmod(m.path("dir/a"), 0o600) },
+		"a directory is renamed": func(m *mounted) error { return os.Rename(m.path("dir/sub"), m.path("dir/other")) },
+		"a file is removed":      func(m *mounted) error { return os.Remove(m.path("dir/a")) },
+	} {
+		for _, passthrough := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, passthrough %v", name, passthrough), func(t *testing.T) {
+				opt := rootOptions(true)
+				opt.Passthrough = passthrough
+				m := mount(t, opt)
+				dirs := []string{m.path(""), m.path("dir")}
+				for _, dir := range dirs {
+					mustStat(t, dir)
+				}
+				if err := change(m); err != nil {
+					t.Fatal(err)
+				}
+				for _, dir := range dirs {
+					before := mustStat(t, dir)
+					mustList(t, dir)
+					if after := mustStat(t, dir); after.Ctim != before.Ctim {
+						t.Errorf("%s: ctime %v, and %v once it is read", dir, before.Ctim, after.Ctim)
+					}
+				}
+			})
+		}
+	}
+}
+
 // The kernel may cache the listing that is read here; it must have the file.
 func TestAFileMadeBetweenOpendirAndReaddirIsListedForEver(t *testing.T) {
 	m := mount(t, rootOptions(true))

@@ -48,10 +48,14 @@ type kernel interface {
 }
 
 func newOps(fs *overlay.FS, log *slog.Logger, passthrough bool) *ops {
-	return &ops{
+	o := &ops{
 		fs: fs, log: log, passthrough: passthrough, yield: func() {},
 		io: ioModes{log: log, inodes: map[overlay.Ino]*inodeIO{}},
 	}
+	if fs != nil {
+		fs.OnCtime(o.expireAttr)
+	}
+	return o
 }
 
 // String names the file system's type in mount tables (fuse.umoci-mount).
@@ -92,8 +96,9 @@ func (o *ops) OnUnmount() {
 	}
 }
 
-// expireAttr makes the kernel ask for an inode's attributes again. No lock may be
-// held. An inode it does not know needs no such thing, so the answer is dropped.
+// expireAttr makes the kernel ask for an inode's attributes again: without waiting for
+// anything, as no data is dropped (fuse_reverse_inval_inode), so locks may be held. An
+// inode it does not know needs no such thing, so the answer is dropped.
 func (o *ops) expireAttr(ino overlay.Ino) {
 	if o.kernel != nil {
 		_ = o.kernel.InodeNotify(uint64(ino), -1, 0)

@@ -59,6 +59,7 @@ func (fs *FS) getAttr(ino Ino) (Attr, error) {
 
 // nodeAttrLocked describes a node. Preconditions: treeMu and n.mu are held.
 func (fs *FS) nodeAttrLocked(n *node) (Attr, error) {
+	n.told.Store(true) // before it is looked at: a copy-up meanwhile will say so
 	if !n.upper.Load() {
 		a, err := fs.lower.Attr(n.lower)
 		if err != nil {

@@ -197,6 +197,7 @@ func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
 		// The copy is there, and whole; only the directory looks changed.
 		fs.log.Warn("restore a directory's times after a copy-up", "name", to.name, "error", err)
 	}
+	fs.ctimeMoved(to.parent)
 	return nil
 }
 
@@ -254,7 +255,8 @@ func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
 	return nil
 }
 
-// copyUpDir makes the upper directory of n and of its parents.
+// copyUpDir makes the upper directory of n and of its parents. It does not tell of n's own
+// ctime: n is what the request changes, or what is copied up next is put into it.
 func (fs *FS) copyUpDir(n *node) error {
 	if n.upper.Load() {
 		return nil

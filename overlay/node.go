@@ -19,6 +19,7 @@ type node struct {
 	file     atomic.Pointer[openFile] // the upper file while it is open; set under mu
 
 	removed atomic.Bool // a directory that no name leads to any more; set once
+	told    atomic.Bool // directories: its ctime may be known since a copy-up last changed it (FS.ctimeMoved)
 
 	dataMu sync.Mutex // serialises what moves data from the lower to the upper
 	copyMu sync.Mutex // serialises copy-up of metadata
@@ -52,7 +53,9 @@ type inheritance struct {
 }
 
 func newNode(ino Ino, typ uint32, lower Ino) *node {
-	return &node{ino: ino, typ: typ, lower: lower, anchor: -1, keep: -1, subdirs: -1}
+	n := &node{ino: ino, typ: typ, lower: lower, anchor: -1, keep: -1, subdirs: -1}
+	n.told.Store(true) // what has no node is described without one
+	return n
 }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }
