@@ -22,6 +22,10 @@ const (
 	aheadSearch = 128 << 10 // how far for the first block of one
 	aheadPlain  = 8 << 20   // a part ends after these, so that the memory is bounded
 	aheadSpare  = 256 << 10 // what is read with a part: its last block ends behind it
+
+	// aheadMost is how many parts of a layer are decoded at a time: what five processors
+	// inflate is more than one hashes, and each part takes some 6 MiB, 18 at most.
+	aheadMost = 4
 )
 
 // aheadPart is a part of the stream that is decoded ahead.
@@ -72,7 +76,7 @@ func (s *aheadParts) plan(at int64) {
 		if row > running+1 {
 			target, row = max(target, s.next+aheadStored), 1
 		}
-		if target+aheadStored/2 > s.size || len(s.parts) > 2*int(running)+1 || !s.cpus.TryAcquire(1) {
+		if target+aheadStored/2 > s.size || running == aheadMost || len(s.parts) > 2*int(running)+1 || !s.cpus.TryAcquire(1) {
 			return
 		}
 		s.running.Add(1)
