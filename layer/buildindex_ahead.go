@@ -45,7 +45,7 @@ type aheadCut struct {
 	bit    int64 // in the stored stream
 	out    int   // plain bytes of the part before it
 	state  []byte
-	window *inflate.Window // says what of it is used; the bytes are not known
+	window *inflate.Window // says what of it is used; the bytes are not known; nil: at a member's beginning
 }
 
 // aheadParts plans the parts of a pass and runs them.
@@ -147,7 +147,7 @@ func (s *aheadParts) end() {
 }
 
 // decode finds the part's first block and decodes up to the first one that the next part
-// could begin with, or to the end of the member or of aheadPlain. What cannot be read or
+// could begin with, or to the end of the stream or of aheadPlain. What cannot be read or
 // decoded is the pass's to find: it comes there itself then.
 func (p *aheadPart) decode(file *os.File, size int64) {
 	const first = aheadStored + aheadSpare
@@ -189,7 +189,11 @@ func (p *aheadPart) read(in *inflate.Input, file *os.File, size int64, n int64) 
 	return nil
 }
 
-var errAheadStopped = errors.New("decoding ahead was stopped")
+// Why a part is not taken. Neither is returned to the caller.
+var (
+	errAheadStopped = errors.New("decoding ahead was stopped")
+	errAheadNothing = errors.New("there is nothing in the part")
+)
 
 // decodeFrom decodes the part, if it begins at that bit.
 func (p *aheadPart) decodeFrom(f *inflate.BlockFinder, start int64) error {
@@ -214,21 +218,28 @@ func (p *aheadPart) decodeFrom(f *inflate.BlockFinder, start int64) error {
 			}
 			a.PauseAt = a.Bit() + 1
 		}
-		if last := &p.cuts[len(p.cuts)-1]; spanFull((a.Bit()-last.bit)/8, int64(a.Len()-last.out), true) {
+		if last := &p.cuts[len(p.cuts)-1]; spanFull((a.Bit()-last.bit)/8, int64(a.Len()-last.out), a.InMember()) {
 			p.cut()
 		} else if a.Len()-last.out >= inflate.WindowSize {
 			a.Untrack()
 		}
 	}
 	a.Untrack()
+	if a.Len() == 0 {
+		return errAheadNothing
+	}
 	return nil
 }
 
 // cut notes where a span can begin.
 func (p *aheadPart) cut() {
 	a := &p.a
-	c := aheadCut{bit: a.Bit(), out: a.Len(), state: a.AppendState(nil), window: new(inflate.Window)}
-	a.Track(c.window, c.out)
+	a.Untrack()
+	c := aheadCut{bit: a.Bit(), out: a.Len()}
+	if a.InMember() {
+		c.state, c.window = a.AppendState(nil), new(inflate.Window)
+		a.Track(c.window, c.out)
+	}
 	p.cuts = append(p.cuts, c)
 }
 
@@ -287,16 +298,14 @@ func (x *gzipIndexer) join(p *aheadPart, history []byte) ([]byte, error) {
 		}
 		b.from = copy(b.data, history)
 		b.to = b.from + p.a.Copy(b.data[b.from:b.from+plainChunk], at)
-		x.g.AddPlain(b.data[b.from:b.to])
+		if err := x.addPlain(p, b.data[b.from:b.to], at); err != nil {
+			return nil, err
+		}
 		for ; len(cuts) > 0 && cuts[0].out <= at+b.to-b.from; cuts = cuts[1:] {
 			c := &cuts[0]
-			if x.pending {
-				if err := x.record(); err != nil {
-					return nil, err
-				}
+			if err := x.begin(c, origin+int64(c.out), b.data[b.from+c.out-at-inflate.WindowSize:]); err != nil {
+				return nil, err
 			}
-			x.start, x.state, x.window, x.pending = span{in: c.bit, out: origin + int64(c.out)}, c.state, c.window, true
-			copy(x.window.Bytes[:], b.data[b.from+c.out-at-inflate.WindowSize:])
 		}
 		at += b.to - b.from
 		x.p.flush()
@@ -305,11 +314,43 @@ func (x *gzipIndexer) join(p *aheadPart, history []byte) ([]byte, error) {
 	if err := x.skipStored(p); err != nil {
 		return nil, err
 	}
-	x.g.Adopt(&p.a)
+	x.g.Adopt(&p.a, origin)
 	if x.pending && x.p.plainAt-x.start.out < inflate.WindowSize {
 		x.g.KeepTracking(x.window, x.start.out)
 	}
 	return history, nil
+}
+
+// addPlain counts plain bytes of the part from at on for the checksum of the member that it
+// began in.
+func (x *gzipIndexer) addPlain(p *aheadPart, plain []byte, at int) error {
+	end := p.a.MemberEnd()
+	if end == nil || at+len(plain) < end.Out {
+		x.g.AddPlain(plain)
+		return nil
+	}
+	if at > end.Out || at == end.Out && at > 0 {
+		return nil
+	}
+	x.g.AddPlain(plain[:end.Out-at])
+	return x.g.EndMember(end, x.p.plainAt+int64(end.Out-at))
+}
+
+// begin begins a span at a cut of a part; window is what comes before.
+func (x *gzipIndexer) begin(c *aheadCut, out int64, window []byte) error {
+	if x.pending {
+		if err := x.record(); err != nil {
+			return err
+		}
+	}
+	x.start = span{in: c.bit, out: out}
+	if c.window == nil {
+		x.p.ix.addSpan(x.start)
+		return nil
+	}
+	x.state, x.window, x.pending = c.state, c.window, true
+	copy(x.window.Bytes[:], window)
+	return nil
 }
 
 // skipStored consumes what the part has decoded, and sees that it is the same.

@@ -100,8 +100,13 @@ func checkReads(t *testing.T, src Source, ix *blobIndex, plain []byte) {
 // Parts are taken, and not all decoded again by the pass.
 func TestPartsDecodedAheadJoin(t *testing.T) {
 	plain := mixed(32, 20<<20)
-	stored := gz(t, plain, 6)
-	src := storedLayer(t, mtGzip, stored, plain)
+	t.Run("of one member", func(t *testing.T) { joinParts(t, storedLayer(t, mtGzip, gz(t, plain, 6), plain)) })
+	t.Run("of many", func(t *testing.T) { joinParts(t, storedLayer(t, mtGzip, gzMembers(t, plain, 256<<10), plain)) })
+}
+
+// joinParts decodes three parts and joins them.
+func joinParts(t *testing.T, src Source) {
+	t.Helper()
 	f, err := src.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -132,11 +137,16 @@ func TestPartsDecodedAheadJoin(t *testing.T) {
 func TestABrokenStreamIsAsBrokenWithPartsDecodedAhead(t *testing.T) {
 	plain := mixed(33, 12<<20)
 	whole := gz(t, plain, 6)
+	members := gzMembers(t, plain, 900<<10)
+	ends := bytes.Split(members, whole[:10])
+	last := len(members) - len(ends[len(ends)-1]) - 10
 	for name, b := range map[string][]byte{
-		"cut":         whole[:len(whole)-len(whole)/3],
-		"cut by much": whole[:aheadStored+100],
-		"flipped":     flipped(whole, len(whole)/2),
-		"other sum":   flipped(whole, len(whole)-8),
+		"cut":                   whole[:len(whole)-len(whole)/3],
+		"cut by much":           whole[:aheadStored+100],
+		"flipped":               flipped(whole, len(whole)/2),
+		"other sum":             flipped(whole, len(whole)-8),
+		"other sum of a member": flipped(members, last-8),
+		"other length of one":   flipped(members, last-2),
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := storedLayer(t, mtGzip, b, plain)

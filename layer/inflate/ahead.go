@@ -2,8 +2,9 @@ package inflate
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
-	"unsafe"
+	"io"
 )
 
 // A unit is a plain byte, or windowUnit and which byte of the window it is a copy of.
@@ -16,7 +17,9 @@ const windowUnit = 1 << 15
 //	                 Start        once the last WindowSize units are bytes ┘
 //
 // Once the window is known, SetWindow and Copy give the plain bytes. Positions in the
-// plain stream, as for Track, count from Start. The caller sets In and Fill.
+// plain stream, as for Track, count from Start. It goes on into the members that follow,
+// whose checksums it verifies; that of the first, of which it has a part, is the caller's
+// to verify (Gzip.EndMember). The caller sets In and Fill.
 //
 // The approach is that of pugz (Kerbiriou and Chikhi, 2019) and rapidgzip (Knespel and
 // Brunst, 2023).
@@ -29,7 +32,16 @@ type Ahead struct {
 	bytes  []byte   // what a match can reach of units first
 	out    Output   // in bytes
 
+	end *MemberEnd // of the member at Start; nil: not reached
+
 	known [1 << 16]byte // by unit
+}
+
+// MemberEnd is what ends a member: the CRC and the length of its plain bytes, modulo 2³².
+type MemberEnd struct {
+	Out  int // plain bytes of the Ahead before it
+	crc  uint32
+	size uint32
 }
 
 // Start begins at a block header, at that bit of the stored stream. In holds it.
@@ -37,6 +49,7 @@ func (a *Ahead) Start(bit int64) {
 	a.Untrack()
 	a.Reset()
 	a.at, a.first, a.check, a.start = inData, false, false, 0
+	a.StopAtMember, a.end = true, nil
 	a.In.Pos = int(bit/8 - a.In.At)
 	if part := uint64(bit % 8); part > 0 {
 		a.bits, a.nbits = uint64(a.In.Buf[a.In.Pos])>>part, 8-part
@@ -57,24 +70,60 @@ func (a *Ahead) Len() int {
 	return a.nunits - WindowSize
 }
 
-// Decode decodes until Len() ≥ n, the member's last block has ended, or PauseAt. Errors
-// are those of Gzip.Decode; where the stream has another block, or none, at Start, they
-// are of no account.
+// Decode decodes until Len() ≥ n, a member or the stream has ended, or PauseAt. Errors are
+// those of Gzip.Decode; where the stream has another block, or none, at Start, they are of
+// no account.
 func (a *Ahead) Decode(n int) error {
-	if !a.narrow {
-		if err := a.decodeUnits(n); err != nil {
-			return err
-		}
-		a.tryNarrow()
-		return nil
+	if a.narrow {
+		return a.decodeBytes(n)
 	}
+	if err := a.decodeUnits(n); err != nil {
+		return err
+	}
+	if a.at == atTrailer {
+		return a.endFirst()
+	}
+	if last := a.units[max(a.nunits-WindowSize, WindowSize):a.nunits]; len(last) == WindowSize && allBytes(last) {
+		a.goNarrow(last)
+	}
+	return nil
+}
+
+// decodeBytes is Decode where the window does not count any more.
+func (a *Ahead) decodeBytes(n int) error {
 	a.out.Limit = WindowSize + n - int(a.out.Origin)
 	a.bytes = longer(a.bytes, a.out.Limit+OutSlack)
 	a.out.Dst = a.bytes
+	if a.end != nil {
+		if err := a.Gzip.Decode(&a.out); !errors.Is(err, io.EOF) {
+			return err
+		}
+		return nil
+	}
 	for a.at == inData {
 		if done, err := a.data(&a.out); done || err != nil {
 			return err
 		}
+	}
+	return a.endFirst()
+}
+
+// endFirst reads the trailer of the member at Start. No match of the next one reaches
+// into it.
+func (a *Ahead) endFirst() error {
+	a.bits, a.nbits = 0, 0
+	p, err := a.want(gzipTrailer)
+	if err != nil {
+		return err
+	}
+	if len(p) < gzipTrailer {
+		return io.ErrUnexpectedEOF
+	}
+	a.end = &MemberEnd{Out: a.Len(), crc: binary.LittleEndian.Uint32(p), size: binary.LittleEndian.Uint32(p[4:])}
+	a.In.Pos += gzipTrailer
+	a.at = atHeader
+	if !a.narrow {
+		a.goNarrow(a.units[a.nunits-WindowSize : a.nunits])
 	}
 	return nil
 }
@@ -108,8 +157,11 @@ func (a *Ahead) decodeUnits(n int) error {
 // Track is Decoder.Track, with a position from Start on.
 func (a *Ahead) Track(w *Window, at int) { a.Decoder.Track(w, int64(WindowSize+at)) }
 
-// Ended reports whether the member's last block has ended. Its trailer is not read.
-func (a *Ahead) Ended() bool { return a.at != inData }
+// Ended reports whether the stream has.
+func (a *Ahead) Ended() bool { return a.at == atEnd }
+
+// MemberEnd is the end of the member at Start; nil: it was not reached.
+func (a *Ahead) MemberEnd() *MemberEnd { return a.end }
 
 // MayBeBlock reports whether f would find a block where a is.
 func (a *Ahead) MayBeBlock(f *BlockFinder) bool {
@@ -120,36 +172,15 @@ func (a *Ahead) MayBeBlock(f *BlockFinder) bool {
 	return f.Next(a.In.Buf, a.In.End, bit, bit+1) == bit
 }
 
-// tryNarrow goes on in bytes where no match can reach a copy of the window any more.
-func (a *Ahead) tryNarrow() {
-	last := a.units[max(a.nunits-WindowSize, WindowSize):a.nunits]
-	if len(last) < WindowSize || !allBytes(last) {
-		return
-	}
+// goNarrow goes on in bytes, as no match can reach a copy of the window any more. last are
+// the last units.
+func (a *Ahead) goNarrow(last []uint16) {
 	a.narrow = true
 	a.bytes = longer(a.bytes, WindowSize+OutSlack)
 	for i, u := range last {
 		a.bytes[i] = byte(u)
 	}
 	a.out = Output{Dst: a.bytes, Out: WindowSize, Origin: int64(a.nunits - WindowSize)}
-}
-
-// allBytes reports whether no unit is a copy of the window's. It looks at the last first.
-func allBytes(units []uint16) bool {
-	const each = windowUnit | windowUnit<<16 | windowUnit<<32 | windowUnit<<48
-	for len(units) >= 4 {
-		tail := units[len(units)-4:]
-		if binary.NativeEndian.Uint64((*[8]byte)(unsafe.Pointer(unsafe.SliceData(tail)))[:])&each != 0 {
-			return false
-		}
-		units = units[:len(units)-4]
-	}
-	for _, u := range units {
-		if u >= windowUnit {
-			return false
-		}
-	}
-	return true
 }
 
 // SetWindow says which WindowSize bytes come before Start.
@@ -184,17 +215,30 @@ func longer[T any](s []T, n int) []T {
 	return append(s, make([]T, max(n-len(s), len(s)))...)
 }
 
-// Adopt makes g, which stands where a started, go on where a stands. The caller
-// positions In behind what a consumed, and has the plain bytes counted by AddPlain.
-func (g *Gzip) Adopt(a *Ahead) {
+// Adopt makes g, which stands where a started, go on where a stands. at is the position in
+// the plain stream where a started. The caller positions In behind what a consumed, and has
+// the plain bytes up to a's MemberEnd counted by AddPlain, and that verified by EndMember.
+func (g *Gzip) Adopt(a *Ahead, at int64) {
 	g.Decoder, g.at = a.Decoder, a.at
+	if a.end != nil {
+		g.first, g.check, g.crc, g.start = false, a.check, a.crc, at-WindowSize+a.start
+	}
 }
 
-// AddPlain counts plain bytes that an Ahead decoded for the member's checksum.
+// AddPlain counts plain bytes of the member, which an Ahead decoded, for its checksum.
 func (g *Gzip) AddPlain(p []byte) {
 	if g.check {
 		g.crc = crc32.Update(g.crc, crc32.IEEETable, p)
 	}
+}
+
+// EndMember verifies the checksum of the member, which ends at that position in the plain
+// stream.
+func (g *Gzip) EndMember(end *MemberEnd, at int64) error {
+	if g.check && (end.crc != g.crc || end.size != uint32(at-g.start)) {
+		return ErrChecksum
+	}
+	return nil
 }
 
 // MemberStart is the position in the plain stream of the member's first byte.

@@ -78,7 +78,10 @@ func TestDecodedAheadFromAnyBlockAreTheSameBytes(t *testing.T) {
 				if len(all) > 30 && i%5 != 0 {
 					continue
 				}
-				decodeAhead(t, b, plain, block, &narrowed, &kept)
+				rest := len(plain) - block.at
+				for _, n := range []int{rest / 3, rest * 4 / 5, rest + 1} {
+					decodeAhead(t, b, plain, block, n, &narrowed, &kept)
+				}
 			}
 		})
 	}
@@ -87,16 +90,16 @@ func TestDecodedAheadFromAnyBlockAreTheSameBytes(t *testing.T) {
 	}
 }
 
-// decodeAhead decodes the rest of the block's member, gives the window, as far as it was
-// used, and has a Gzip go on behind it.
-func decodeAhead(t *testing.T, b, plain []byte, from block, narrowed, kept *bool) {
+// decodeAhead decodes n bytes or the rest of the stream, gives the window, as far as it
+// was used, and has a Gzip go on behind it.
+func decodeAhead(t *testing.T, b, plain []byte, from block, n int, narrowed, kept *bool) {
 	t.Helper()
 	a := aheadOf(b, int(from.bit/8), 10000)
 	a.Start(from.bit)
 	w := new(Window)
 	a.Track(w, 0)
-	for !a.Ended() {
-		if err := a.Decode(a.Len() + 20000); err != nil {
+	for !a.Ended() && a.Len() < n {
+		if err := a.Decode(min(a.Len()+20000, n)); err != nil {
 			t.Fatalf("at bit %d: %v", from.bit, err)
 		}
 		if a.Len() >= WindowSize {
@@ -105,8 +108,8 @@ func decodeAhead(t *testing.T, b, plain []byte, from block, narrowed, kept *bool
 	}
 	a.Untrack()
 	*narrowed, *kept = *narrowed || a.narrow, *kept || !a.narrow && a.Len() > 3*WindowSize
-	n := min(from.at-from.member, WindowSize)
-	copy(w.Bytes[WindowSize-n:], plain[from.at-n:from.at])
+	have := min(from.at-from.member, WindowSize)
+	copy(w.Bytes[WindowSize-have:], plain[from.at-have:from.at])
 	w.Sparse()
 	a.SetWindow(w.Bytes[:])
 	got := make([]byte, a.Len())
@@ -124,9 +127,21 @@ func decodeAhead(t *testing.T, b, plain []byte, from block, narrowed, kept *bool
 	if err := g.Decode(&o); err != nil || g.Bit() != from.bit {
 		t.Fatalf("at bit %d of %d: %v", g.Bit(), from.bit, err)
 	}
-	g.AddPlain(got)
+	if end := a.MemberEnd(); end == nil {
+		g.AddPlain(got)
+	} else {
+		g.AddPlain(got[:end.Out])
+		if err := g.EndMember(end, int64(from.at+end.Out)); err != nil {
+			t.Fatalf("the member of bit %d: %v", from.bit, err)
+		}
+		other := *end
+		other.crc ^= 1
+		if err := g.EndMember(&other, int64(from.at+end.Out)); !errors.Is(err, ErrChecksum) {
+			t.Fatalf("another checksum: %v", err)
+		}
+	}
 	o.Out += copy(o.Dst[o.Out:], got)
-	g.Adopt(a)
+	g.Adopt(a, int64(from.at))
 	g.In.Pos, g.PauseAt = int(a.In.At)+a.In.Pos, 0
 	err := g.Decode(&o)
 	if !errors.Is(err, io.EOF) || !bytes.Equal(o.Dst[:o.Out], plain) {

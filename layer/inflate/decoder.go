@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"unsafe"
 )
 
 // WindowSize is how far back a match can reach, in bytes.
@@ -204,14 +203,7 @@ func farBack[T unit](d *Decoder, b *buffers[T]) error {
 // copyStored copies from a stored block. No bits are pending.
 func copyStored[T unit](d *Decoder, b *buffers[T]) error {
 	n := min(d.stored, b.limit-d.op, b.end-d.ip)
-	from, to := b.src[d.ip:d.ip+n], b.dst[d.op:d.op+n]
-	if size[T]() == 1 {
-		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(to))), n), from)
-	} else {
-		for i, c := range from {
-			to[i] = T(c)
-		}
-	}
+	widen(b.dst[d.op:d.op+n], b.src[d.ip:])
 	d.ip += n
 	d.op += n
 	d.stored -= n

@@ -57,6 +57,36 @@ func size[T unit]() int {
 	return int(unsafe.Sizeof(unit))
 }
 
+// widen copies bytes to units, as many as dst has.
+func widen[T unit](dst []T, src []byte) {
+	src = src[:len(dst)]
+	if size[T]() == 1 {
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), len(dst)), src)
+		return
+	}
+	for i, c := range src {
+		dst[i] = T(c)
+	}
+}
+
+// allBytes reports whether no unit is a copy of the window's. It looks at the last first.
+func allBytes(units []uint16) bool {
+	const each = windowUnit | windowUnit<<16 | windowUnit<<32 | windowUnit<<48
+	for len(units) >= 4 {
+		tail := units[len(units)-4:]
+		if binary.NativeEndian.Uint64((*[8]byte)(unsafe.Pointer(unsafe.SliceData(tail)))[:])&each != 0 {
+			return false
+		}
+		units = units[:len(units)-4]
+	}
+	for _, u := range units {
+		if u >= windowUnit {
+			return false
+		}
+	}
+	return true
+}
+
 // decodeSymbols decodes symbols of a block with tables t until d.op ≥ outEnd, d.ip ≥
 // inEnd, the end of the block or an error. Matches may reach back to base. The local op,
 // base and outEnd are in bytes.
