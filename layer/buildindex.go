@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
@@ -35,6 +36,8 @@ type sharedWork struct {
 	// cpus are the processors they run on, one each. What is idle of them decodes parts
 	// of a long DEFLATE stream ahead.
 	cpus *semaphore.Weighted
+	// parts are those that are not in use.
+	parts sync.Pool
 }
 
 // newSharedWork serves that many passes at a time, on that many processors. The caller
@@ -49,7 +52,8 @@ func (s *sharedWork) close() { s.hashes.close() }
 // src.DiffID, hands the plain stream to scan, and records where reading can
 // resume. The stored stream is read to its end even where scan stops early.
 // Several goroutines work at it: one reads what is stored, one decodes and one scans the
-// plain stream, while opt.shared has both hashed; they hold a few MiB.
+// plain stream, while opt.shared has both hashed; they hold a few MiB, and as many for each
+// part that is decoded ahead.
 //
 // Errors, where several apply the first: the context's; a failure to read;
 // ErrDigest; ErrUnsupported; ErrFormat; ErrDiffID; scan's.

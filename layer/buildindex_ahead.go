@@ -8,8 +8,6 @@ import (
 	"os"
 	"sync/atomic"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/umoci-mount/umoci-mount/layer/inflate"
 )
 
@@ -18,13 +16,13 @@ import (
 // from blocks that they find, and the pass takes what is right: a part begins where the
 // pass has come to.
 const (
-	aheadStored = 1 << 20   // how far apart parts are looked for, in stored bytes
+	aheadStored = 512 << 10 // how far apart parts are looked for, in stored bytes
 	aheadSearch = 128 << 10 // how far for the first block of one
-	aheadPlain  = 8 << 20   // a part ends after these, so that the memory is bounded
-	aheadSpare  = 256 << 10 // what is read with a part: its last block ends behind it
+	aheadPlain  = 3 << 20   // a part ends after these, so that the memory is bounded
+	aheadSpare  = 128 << 10 // what is read with a part: its last block ends behind it
 
 	// aheadMost is how many parts of a layer are decoded at a time: what five processors
-	// inflate is more than one hashes, and each part takes some 6 MiB, 18 at most.
+	// inflate is more than one hashes, and each part takes some 4 MiB, 10 at most.
 	aheadMost = 4
 )
 
@@ -34,10 +32,11 @@ type aheadPart struct {
 	stop   atomic.Bool
 	done   chan struct{} // closed when what follows is final
 
-	start int64 // where it begins, in bits; -1: no block was found
-	cuts  []aheadCut
-	buf   []byte // stored bytes from target on, then inflate.InSlack
-	a     inflate.Ahead
+	start   int64 // where it begins, in bits; -1: no block was found
+	cuts    []aheadCut
+	windows []*inflate.Window // of the cuts, each at its place
+	buf     []byte            // stored bytes from target on, then inflate.InSlack
+	a       inflate.Ahead
 }
 
 // aheadCut is where a span can begin.
@@ -50,22 +49,18 @@ type aheadCut struct {
 
 // aheadParts plans the parts of a pass and runs them.
 type aheadParts struct {
-	file *os.File
-	size int64               // of the stored stream
-	cpus *semaphore.Weighted // nil: there are none to spare
+	file   *os.File
+	size   int64 // of the stored stream
+	shared *sharedWork
 
 	parts   []*aheadPart // in the order of their targets, the next one to come first
-	free    []*aheadPart
-	next    int64 // target of the next part
+	next    int64        // target of the next part
 	running atomic.Int32
 	row     int32 // parts planned since the last one that was left out
 }
 
 // plan begins parts on idle processors. at is the pass's position in the stored stream.
 func (s *aheadParts) plan(at int64) {
-	if s.cpus == nil {
-		return
-	}
 	for {
 		target := s.next
 		if len(s.parts) == 0 {
@@ -76,30 +71,31 @@ func (s *aheadParts) plan(at int64) {
 		if row > running+1 {
 			target, row = max(target, s.next+aheadStored), 1
 		}
-		if target+aheadStored/2 > s.size || running == aheadMost || len(s.parts) > 2*int(running)+1 || !s.cpus.TryAcquire(1) {
+		if target+aheadStored/2 > s.size || running == aheadMost || len(s.parts) > 2*int(running)+1 || !s.shared.cpus.TryAcquire(1) {
 			return
 		}
 		s.running.Add(1)
 		s.next, s.row = target+aheadStored, row
-		p := s.take()
+		p := s.shared.takePart()
 		p.target = target
 		s.parts = append(s.parts, p)
 		go func() {
 			defer close(p.done)
 			p.decode(s.file, s.size)
 			s.running.Add(-1)
-			s.cpus.Release(1)
+			s.shared.cpus.Release(1)
 		}()
 	}
 }
 
-func (s *aheadParts) take() *aheadPart {
-	p := new(aheadPart)
-	if n := len(s.free); n > 0 {
-		p, s.free = s.free[n-1], s.free[:n-1]
+// takePart gives a part that is not used, with the memory of one that was.
+func (s *sharedWork) takePart() *aheadPart {
+	p, ok := s.parts.Get().(*aheadPart)
+	if !ok {
+		p = new(aheadPart)
 	}
 	p.stop.Store(false)
-	p.done, p.start, p.cuts = make(chan struct{}), -1, nil
+	p.done, p.start, p.cuts = make(chan struct{}), -1, p.cuts[:0]
 	return p
 }
 
@@ -133,7 +129,7 @@ func (s *aheadParts) at(bit int64) (p *aheadPart, later int64) {
 }
 
 // recycle gives back a part that at gave.
-func (s *aheadParts) recycle(p *aheadPart) { s.free = append(s.free, p) }
+func (s *aheadParts) recycle(p *aheadPart) { s.shared.parts.Put(p) }
 
 // end waits for what still runs.
 func (s *aheadParts) end() {
@@ -142,8 +138,9 @@ func (s *aheadParts) end() {
 	}
 	for _, p := range s.parts {
 		<-p.done
+		s.recycle(p)
 	}
-	s.parts, s.free = nil, nil
+	s.parts = nil
 }
 
 // decode finds the part's first block and decodes up to the first one that the next part
@@ -237,7 +234,14 @@ func (p *aheadPart) cut() {
 	a.Untrack()
 	c := aheadCut{bit: a.Bit(), out: a.Len()}
 	if a.InMember() {
-		c.state, c.window = a.AppendState(nil), new(inflate.Window)
+		i := len(p.cuts)
+		if len(p.windows) <= i {
+			p.windows = append(p.windows, make([]*inflate.Window, i+1-len(p.windows))...)
+		}
+		if p.windows[i] == nil {
+			p.windows[i] = new(inflate.Window)
+		}
+		c.state, c.window = a.AppendState(nil), p.windows[i]
 		a.Track(c.window, c.out)
 	}
 	p.cuts = append(p.cuts, c)
@@ -306,6 +310,9 @@ func (x *gzipIndexer) join(p *aheadPart, history []byte) ([]byte, error) {
 			if err := x.begin(c, origin+int64(c.out), b.data[b.from+c.out-at-inflate.WindowSize:]); err != nil {
 				return nil, err
 			}
+			if c.window != nil { // the indexer keeps it, and the part what the indexer had
+				p.windows[len(p.cuts)-len(cuts)], x.window = x.window, c.window
+			}
 		}
 		at += b.to - b.from
 		x.p.flush()
@@ -348,8 +355,8 @@ func (x *gzipIndexer) begin(c *aheadCut, out int64, window []byte) error {
 		x.p.ix.addSpan(x.start)
 		return nil
 	}
-	x.state, x.window, x.pending = c.state, c.window, true
-	copy(x.window.Bytes[:], window)
+	x.state, x.pending = c.state, true
+	copy(c.window.Bytes[:], window)
 	return nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/umoci-mount/umoci-mount/layer/inflate"
 )
 
@@ -112,7 +110,9 @@ func joinParts(t *testing.T, src Source) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	parts := aheadParts{file: f, size: src.Size, cpus: semaphore.NewWeighted(3), next: aheadStored}
+	shared := newSharedWork(1, 3)
+	defer shared.close()
+	parts := aheadParts{file: f, size: src.Size, shared: shared, next: aheadStored}
 	parts.plan(0)
 	if len(parts.parts) != 3 {
 		t.Fatalf("%d parts are planned for three idle processors", len(parts.parts))

@@ -51,7 +51,7 @@ type gzipIndexer struct {
 func newGzipIndexer(p *indexPass) *gzipIndexer {
 	p.ix.kind = blobGzip
 	x := &gzipIndexer{p: p, window: new(inflate.Window)}
-	x.ahead = aheadParts{file: p.f, size: p.ix.storedSize, cpus: p.cpus, next: aheadStored}
+	x.ahead = aheadParts{file: p.f, size: p.ix.storedSize, shared: p.shared, next: aheadStored}
 	x.g.Fill = x.fill
 	x.g.StopAtMember = true
 	x.g.Start(true)

@@ -7,8 +7,6 @@ import (
 	"os"
 	"sync/atomic"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/umoci-mount/umoci-mount/layer/inflate"
 )
 
@@ -35,7 +33,7 @@ type indexPass struct {
 	ix       *blobIndex
 	raw      bool // the plain stream is the stored one
 	progress func(int64)
-	cpus     *semaphore.Weighted // sharedWork.cpus
+	shared   *sharedWork
 
 	stored     chan *storedBuf // closed by readStored
 	freeStored chan *storedBuf
@@ -75,7 +73,7 @@ type plainBuf struct {
 
 func newIndexPass(f *os.File, ix *blobIndex, opt passOptions) *indexPass {
 	p := &indexPass{
-		f: f, ix: ix, progress: opt.progress, cpus: opt.shared.cpus,
+		f: f, ix: ix, progress: opt.progress, shared: opt.shared,
 		stored:     make(chan *storedBuf, storedChunks),
 		freeStored: make(chan *storedBuf, storedChunks),
 		storedHash: opt.shared.hashes.stream(true),

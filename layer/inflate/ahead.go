@@ -207,12 +207,13 @@ func (a *Ahead) Copy(dst []byte, at int) int {
 	return n
 }
 
-// longer is s with n elements or more.
+// longer is s with n elements or more. It grows by doubling, from what most parts of a
+// stream come up to.
 func longer[T any](s []T, n int) []T {
 	if len(s) >= n {
 		return s
 	}
-	return append(s, make([]T, max(n-len(s), len(s)))...)
+	return append(s, make([]T, max(n, 2*len(s), 1<<19)-len(s))...)
 }
 
 // Adopt makes g, which stands where a started, go on where a stands. at is the position in
