@@ -18,6 +18,7 @@ import (
 const (
 	aheadStored = 512 << 10 // how far apart parts are looked for, in stored bytes
 	aheadSearch = 128 << 10 // how far for the first block of one
+	aheadTries  = 8         // how many blocks are tried: what looks like one by chance is rare, by intent it need not be
 	aheadPlain  = 3 << 20   // a part ends after these, so that the memory is bounded
 	aheadSpare  = 128 << 10 // what is read with a part: its last block ends behind it
 
@@ -158,8 +159,9 @@ func (p *aheadPart) decode(file *os.File, size int64) {
 		return
 	}
 	var f inflate.BlockFinder
-	for bit := 0; ; bit++ {
-		bit = f.Next(p.a.In.Buf, p.a.In.End, bit, min(aheadSearch, p.a.In.End)*8)
+	bit := -1
+	for range aheadTries {
+		bit = f.Next(p.a.In.Buf, p.a.In.End, bit+1, min(aheadSearch, p.a.In.End)*8)
 		if bit < 0 {
 			return
 		}
