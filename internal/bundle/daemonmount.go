@@ -14,8 +14,18 @@ import (
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
-// openOverlay joins the lower tree and the bundle's upper.
+// openOverlay joins the lower tree and the bundle's upper. What is read only is in the
+// image's ids, as a repack takes it.
 func (d *dir) openOverlay(lower *layer.Image, o *StateOptions, readOnly bool, log *slog.Logger) (*overlay.FS, error) {
+	opt := overlay.Options{ReadOnly: readOnly, Log: log}
+	if !readOnly {
+		o.show(&opt)
+	}
+	return d.joinUpper(lower, o, opt)
+}
+
+// joinUpper is openOverlay with other options.
+func (d *dir) joinUpper(lower *layer.Image, o *StateOptions, opt overlay.Options) (*overlay.FS, error) {
 	upper, err := d.top.folder(upperName)
 	if err != nil {
 		return nil, fmt.Errorf("open upper directory: %w", err)
@@ -29,10 +39,6 @@ func (d *dir) openOverlay(lower *layer.Image, o *StateOptions, readOnly bool, lo
 	u, err := overlay.OpenUpper(overlay.UpperOptions{Upper: upper.fd, Work: work.fd, Rootless: o.Rootless, Volatile: o.Volatile})
 	if err != nil {
 		return nil, err
-	}
-	opt := overlay.Options{ReadOnly: readOnly, Log: log}
-	if !readOnly { // what a repack reads is in the image's ids
-		o.show(&opt)
 	}
 	tree, err := overlay.New(lower, u, opt)
 	if err != nil {

@@ -168,7 +168,7 @@ func Extract(ctx context.Context, opt ExtractOptions) (res *ExtractResult, err e
 	if err := x.write(configName, config); err != nil {
 		return nil, err
 	}
-	if err := x.writeMtree(ctx, im, made); err != nil {
+	if err := x.writeMtree(im, made); err != nil {
 		return nil, err
 	}
 	data, err := meta.encode()
@@ -273,8 +273,8 @@ func (x *extracting) write(name string, data []byte) error {
 }
 
 // writeMtree writes the manifest of what is on the disk.
-func (x *extracting) writeMtree(ctx context.Context, im *Image, made *extract.Result) error {
-	t := &mtreeTree{lower: im.Image, digests: make(map[layer.Ino]string)}
+func (x *extracting) writeMtree(im *Image, made *extract.Result) error {
+	t := newMtreeTree(im.Image)
 	for i := range made.Objects {
 		if o := &made.Objects[i]; o.Mode&unix.S_IFMT == unix.S_IFREG {
 			t.digests[layer.RootIno+layer.Ino(i)] = hex.EncodeToString(o.Sum[:])
@@ -291,7 +291,7 @@ func (x *extracting) writeMtree(ctx context.Context, im *Image, made *extract.Re
 	}
 	name := mtreeName(im.Path.Descriptor().Digest)
 	x.wrote = append(x.wrote, name)
-	return x.bundle.top.writeMtree(ctx, name, t)
+	return x.bundle.top.writeMtree(name, t)
 }
 
 // walkedBuffer is what go-mtree reads a list of extended attributes into, and each

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -40,34 +41,50 @@ func (m *mounting) writeMtree(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, fs.Close()) }()
 	name := mtreeName(m.state.Manifest.Digest)
 	m.wrote = append(m.wrote, name)
-	return m.dir.top.writeMtree(ctx, name, newMtreeTree(fs, m.lower))
+	t := newMtreeTree(m.lower)
+	t.attr = func(ino layer.Ino) (layer.Attr, error) {
+		a, err := fs.GetAttr(ino)
+		return imageAttr(a), err
+	}
+	t.xattrs = func(ino layer.Ino) (map[string]string, error) {
+		x, err := viewXattrs(fs, ino)
+		return walkedXattrs(x), err
+	}
+	if err := t.hashContent(ctx, allInodes(m.lower)); err != nil {
+		return err
+	}
+	return m.dir.top.writeMtree(name, t)
 }
 
 // mtreeTree is the tree a manifest is written of.
 type mtreeTree struct {
-	lower   *layer.Image
-	attr    func(layer.Ino) (layer.Attr, error) // as the host shows it
-	xattrs  func(layer.Ino) (map[string]string, error)
-	digests map[layer.Ino]string // of regular files; hexadecimal. nil: to be computed
+	lower   *layer.Image                               // the image it is of, or lies on
+	names   func(layer.Ino) ([]layer.Dirent, error)    // of a directory, sorted
+	attr    func(layer.Ino) (layer.Attr, error)        // as the host shows it
+	target  func(layer.Ino) (string, error)            // of a symlink
+	xattrs  func(layer.Ino) (map[string]string, error) // as a walk finds them, see walkedXattrs
+	digests map[layer.Ino]string                       // of regular files; hexadecimal
 }
 
-// newMtreeTree is the tree of an image as a mount of it shows it.
-func newMtreeTree(fs *overlay.FS, lower *layer.Image) *mtreeTree {
-	attr := func(ino layer.Ino) (layer.Attr, error) {
-		a, err := fs.GetAttr(ino)
-		return imageAttr(a), err
-	}
-	xattrs := func(ino layer.Ino) (map[string]string, error) { return viewXattrs(fs, ino) }
-	return &mtreeTree{lower: lower, attr: attr, xattrs: xattrs}
+// newMtreeTree is a tree with the names and symlinks of an image.
+func newMtreeTree(lower *layer.Image) *mtreeTree {
+	return &mtreeTree{lower: lower, digests: map[layer.Ino]string{}, target: lower.Readlink, names: func(dir layer.Ino) ([]layer.Dirent, error) {
+		n, err := lower.NumEntries(dir)
+		if err != nil {
+			return nil, err
+		}
+		list := make([]layer.Dirent, n)
+		for i := range list {
+			if list[i], err = lower.Entry(dir, i); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	}}
 }
 
 // writeMtree makes a file in a bundle with the manifest of a tree.
-func (f folder) writeMtree(ctx context.Context, name string, t *mtreeTree) (err error) {
-	if t.digests == nil {
-		if err := t.hashContent(ctx); err != nil {
-			return err
-		}
-	}
+func (f folder) writeMtree(name string, t *mtreeTree) (err error) {
 	out, err := f.file(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 	if err != nil {
 		return fmt.Errorf("write manifest: %w", err)
@@ -88,16 +105,28 @@ var mtreeKeywordNames = []string{
 	"size", "type", "uid", "gid", "mode", "link", "nlink", "tar_time", "sha256digest", "xattr",
 }
 
-// hashContent computes every file's digest, in the order in which the content
-// lies in the layers: each span is decoded once.
-func (t *mtreeTree) hashContent(ctx context.Context) error {
+// allInodes are those of an image.
+func allInodes(im *layer.Image) iter.Seq[layer.Ino] {
+	return func(yield func(layer.Ino) bool) {
+		for ino := layer.RootIno; int(ino) <= im.Len(); ino++ {
+			if !yield(ino) {
+				return
+			}
+		}
+	}
+}
+
+// hashContent computes the digests of those of some inodes of the image that are
+// files, in the order in which the content lies in the layers: each span is decoded
+// once.
+func (t *mtreeTree) hashContent(ctx context.Context, inos iter.Seq[layer.Ino]) error {
 	type item struct {
 		ino   layer.Ino
 		layer int
 		pos   int64
 	}
 	var files []item
-	for ino := layer.RootIno; int(ino) <= t.lower.Len(); ino++ {
+	for ino := range inos {
 		a, err := t.lower.Attr(ino)
 		if err != nil {
 			return err
@@ -118,7 +147,6 @@ func (t *mtreeTree) hashContent(ctx context.Context) error {
 	slices.SortFunc(files, func(a, b item) int {
 		return cmp.Or(cmp.Compare(a.layer, b.layer), cmp.Compare(a.pos, b.pos))
 	})
-	t.digests = make(map[layer.Ino]string, len(files))
 	buf := make([]byte, 1<<20)
 	for _, it := range files {
 		if err := ctx.Err(); err != nil {
@@ -146,16 +174,12 @@ func (t *mtreeTree) writeDir(w *bufio.Writer, ino layer.Ino, path, name string) 
 	if err := t.writeEntry(w, ino, name, ""); err != nil {
 		return err
 	}
-	n, err := t.lower.NumEntries(ino)
+	names, err := t.names(ino)
 	if err != nil {
 		return err
 	}
 	var dirs []layer.Dirent
-	for i := range n {
-		e, err := t.lower.Entry(ino, i)
-		if err != nil {
-			return err
-		}
+	for _, e := range names {
 		if e.Mode == unix.S_IFDIR {
 			dirs = append(dirs, e)
 			continue
@@ -196,7 +220,7 @@ func (t *mtreeTree) writeEntry(w *bufio.Writer, ino layer.Ino, name, indent stri
 	}
 	fmt.Fprintf(w, " mode=%#o", a.Mode&0o7777)
 	if typ == unix.S_IFLNK {
-		target, err := t.lower.Readlink(ino)
+		target, err := t.target(ino)
 		if err != nil {
 			return err
 		}

@@ -86,6 +86,13 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
 	v.Layout.Fault = opt.fault
+	var shown *shownTree
+	if opt.RefreshBundle {
+		// First: what is written to meanwhile differs from the manifest then, and is not lost.
+		if shown, err = v.look(ctx, opt.Log); err != nil {
+			return nil, err
+		}
+	}
 	d, err := newDiffing(ctx, v, opt.Log)
 	if err != nil {
 		return nil, err
@@ -123,7 +130,7 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 		return nil, fmt.Errorf("let the mount's writers go on: %w", err)
 	}
 	if opt.RefreshBundle {
-		if err := v.refresh(ctx, w.path, opt.Tag); err != nil {
+		if err := v.refresh(ctx, w.path, opt.Tag, shown); err != nil {
 			return nil, fmt.Errorf("%s has the new image, but refreshing the bundle failed: %w", opt.Tag, err)
 		}
 	}

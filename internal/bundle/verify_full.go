@@ -65,8 +65,8 @@ func (d *diffing) walkedChanges(ctx context.Context) (map[string]changeKind, err
 	if err := w.everything(ctx, "."); err != nil {
 		return nil, err
 	}
-	sums := &mtreeTree{lower: d.base}
-	if err := sums.hashContent(ctx); err != nil {
+	sums := newMtreeTree(d.base)
+	if err := sums.hashContent(ctx, allInodes(d.base)); err != nil {
 		return nil, fmt.Errorf("base image: %w", err)
 	}
 	var base []*pathPair
