@@ -42,7 +42,8 @@ type pathPair struct {
 	// were not needed.
 	oldSum, nowSum string
 	kind           changeKind
-	// linkOnly says that nothing but the number of links of a file differs.
+	// linkOnly says that nothing but the number of links differs. Of a directory that
+	// is how many it has in it, which is a change unless those are left out.
 	linkOnly bool
 }
 
@@ -200,11 +201,11 @@ func (c *comparison) digest(t tree, o *object) (sum string, err error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// changed are the pairs that differ in more than the number of links.
+// changed are the pairs that differ in more than the number of a file's links.
 func changed(pairs []*pathPair) iter.Seq[*pathPair] {
 	return func(yield func(*pathPair) bool) {
 		for _, p := range pairs {
-			if p.kind != changeNone && !p.linkOnly && !yield(p) {
+			if p.kind != changeNone && (!p.linkOnly || p.now.isDir()) && !yield(p) {
 				return
 			}
 		}

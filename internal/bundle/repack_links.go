@@ -49,8 +49,11 @@ func (p *planner) plan() ([]planned, error) {
 		}
 	}
 	for pair := range changed(p.pairs) {
+		masked, err := p.masked(pair)
 		switch {
-		case p.masks.match(pair.path):
+		case err != nil:
+			return nil, err
+		case masked:
 		case pair.kind == changeDeleted:
 			out = append(out, planned{path: pair.path, whiteout: true})
 		default:
@@ -75,6 +78,42 @@ func (p *planner) plan() ([]planned, error) {
 	slices.SortFunc(out, func(a, b planned) int { return layer.ComparePaths(a.path, b.path) })
 	link(out)
 	return out, nil
+}
+
+// masked reports whether a change is left out: that of a masked path, or of a directory
+// in which nothing but the number of masked directories differs.
+func (p *planner) masked(pair *pathPair) (bool, error) {
+	if p.masks.match(pair.path) {
+		return true, nil
+	}
+	if !pair.linkOnly || !pair.now.isDir() {
+		return false, nil
+	}
+	if slices.Contains(p.masks, "/") { // it is the root, and all in it is masked
+		return true, nil
+	}
+	was, err := p.unmaskedLinks(p.base, pair.path, pair.old)
+	if err != nil {
+		return false, fmt.Errorf("base image: %w", err)
+	}
+	now, err := p.unmaskedLinks(p.view, pair.path, pair.now)
+	return was == now, err
+}
+
+// unmaskedLinks is a directory's number of links without those of masked directories
+// in it.
+func (p *planner) unmaskedLinks(t tree, dir string, o *object) (int, error) {
+	n := int(o.attr.Nlink)
+	for _, name := range p.masks.in(dir) {
+		child, err := dirAt(t, name)
+		if err != nil {
+			return 0, fmt.Errorf("look at %q: %w", name, err)
+		}
+		if child != 0 {
+			n--
+		}
+	}
+	return n, nil
 }
 
 // link makes each further name of an inode a link to the first.

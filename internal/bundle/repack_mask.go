@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -32,4 +33,17 @@ func (m masks) match(p string) bool {
 		}
 	}
 	return false
+}
+
+// in are the names right in a directory that are left out, as paths. The directory is
+// not.
+func (m masks) in(dir string) []string {
+	var out []string
+	for _, mask := range m {
+		if mask != "/" && path.Dir(mask) == path.Join("/", dir) {
+			out = append(out, strings.TrimPrefix(mask, "/"))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -47,7 +47,7 @@ func decide(pairs []*pathPair) error {
 			return fmt.Errorf("%w: %q is not in the record", errDisagree, deltas[i].Path())
 		}
 		p.kind = kindOf(deltas[i].Type())
-		p.linkOnly = p.kind == changeModified && !p.now.isDir() && onlyNlink(deltas[i].Diff())
+		p.linkOnly = p.kind == changeModified && onlyNlink(deltas[i].Diff())
 	}
 	for _, p := range pairs {
 		if want := p.presence(); want != p.kind && !(want == changeModified && p.kind == changeNone) {

@@ -146,6 +146,30 @@ func TestVolumesAndMaskedPathsAreLeftOut(t *testing.T) {
 	f.umount()
 }
 
+// A masked directory counts in its parent's links, which no layer says.
+func TestAVolumeThatWasMadeIsRepackedNoMoreThanOnce(t *testing.T) {
+	f := newFixture(t, smallTree(t))
+	f.umount()
+	run(t, "umoci", "config", "--image", f.layout+":base", "--config.volume", "/var/lib")
+	run(t, program, "mount", "--fresh", "--image", f.layout+":base", f.bundle)
+	must(t, os.MkdirAll(f.root("var/lib/sub"), 0o755))
+	tag, _ := f.repack("--refresh-bundle", "--full-check")
+	f.wantEntries(tag, "var/")
+	for range 2 {
+		if _, said := f.repack("--refresh-bundle", "--full-check"); !strings.Contains(said, "nothing has changed") {
+			t.Errorf("said %q", said)
+		}
+	}
+	must(t, os.Mkdir(f.root("usr/masked"), 0o755))
+	must(t, setTime(f.root("usr"), 1_000_000_000))
+	if _, said := f.repack("--mask-path", "usr/masked/", "--full-check"); !strings.Contains(said, "nothing has changed") {
+		t.Errorf("without a refresh it said %q", said)
+	}
+	tag, _ = f.repack("--full-check")
+	f.wantEntries(tag, "usr/", "usr/masked/")
+	f.umount()
+}
+
 func TestASocketIsLeftOutAndAWhiteoutsNameIsRefused(t *testing.T) {
 	f := newFixture(t, smallTree(t))
 	must(t, unix.Mknod(f.root("var/sock"), unix.S_IFSOCK|0o600, 0))
