@@ -21,7 +21,7 @@ import (
 // The control socket speaks one JSON object a line. A freeze lasts until the
 // connection that asked for it ends, so that a client that dies thaws the mount.
 type controlRequest struct {
-	Op   string `json:"op"`             // "status", "freeze", "edit", "owner"
+	Op   string `json:"op"`             // "status", "freeze", "edit", "owner", "unmount"
 	Edit *Edit  `json:"edit,omitempty"` // of "edit"; of "owner" its Ino
 }
 
@@ -33,7 +33,7 @@ type DaemonStatus struct {
 	Resources
 	Error string         `json:"error,omitempty"`
 	Owner *overlay.Owner `json:"owner,omitempty"` // of "owner", in the image's ids
-	Errno int            `json:"errno,omitempty"` // of an edit that failed
+	Errno int            `json:"errno,omitempty"` // of an edit or an unmount that failed
 	Kind  int            `json:"kind,omitempty"`  // of an edit that failed, see readyAnswer
 }
 
@@ -48,6 +48,7 @@ type controlServer struct {
 	freeze   func() (thaw func())
 	edit     func(*Edit) error
 	owner    func(overlay.Ino) (overlay.Owner, error)
+	unmount  func() error
 }
 
 // listenControl opens the control socket. It is reached through its directory's
@@ -104,6 +105,8 @@ func (s *controlServer) answer(conn net.Conn) (err error) {
 			err = enc.Encode(s.edited(req.Edit))
 		case "owner":
 			err = enc.Encode(s.ownerOf(req.Edit))
+		case "unmount":
+			err = enc.Encode(s.unmounted())
 		default:
 			err = enc.Encode(DaemonStatus{Error: fmt.Sprintf("unknown request %q", req.Op)})
 		}
@@ -128,6 +131,18 @@ func (s *controlServer) edited(c *Edit) DaemonStatus {
 	return DaemonStatus{}
 }
 
+// unmounted asks the kernel for the end of the mount.
+func (s *controlServer) unmounted() (st DaemonStatus) {
+	if err := s.unmount(); err != nil {
+		st.Error = err.Error()
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			st.Errno = int(errno)
+		}
+	}
+	return st
+}
+
 // ownerOf says whose an inode is.
 func (s *controlServer) ownerOf(e *Edit) DaemonStatus {
 	if e == nil {
@@ -148,7 +163,7 @@ func (d *dir) controlCall(op string) (DaemonStatus, net.Conn, error) {
 		return st, nil, fmt.Errorf("reach the mount daemon: %w", err)
 	}
 	limit := 5 * time.Second
-	if op == "freeze" {
+	if op == "freeze" || op == "unmount" {
 		limit = time.Minute // changes under way come first
 	}
 	err = conn.SetDeadline(time.Now().Add(limit))

@@ -133,6 +133,7 @@ func serve(ctx context.Context, d *dir, opt serveOptions) (err error) {
 	control := &controlServer{
 		log: s.log, freeze: s.fs.Freeze,
 		owner: s.owner, edit: (&editing{fs: s.fs, told: s.fuse}).apply,
+		unmount: func() error { return d.unmountPoint(s.point, false) },
 		status: func() DaemonStatus {
 			return DaemonStatus{PID: os.Getpid(), Started: started, Requests: s.fuse.Stats(), Resources: resources()}
 		},

@@ -3,6 +3,7 @@ package bundle
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -12,11 +13,18 @@ import (
 // namespace of their own that has it too. The mount itself is not touched, so that
 // a dead one cannot hang the search.
 func findHolders(m *mountEntry, self ...int) []Holder {
-	skip := map[int]bool{os.Getpid(): true}
-	for _, pid := range self {
-		skip[pid] = true
-	}
 	own, _ := os.Readlink("/proc/self/ns/mnt") //nolint:errcheck // "" then: every namespace is another
+	return holders(append(self, os.Getpid()), func(dir string) string {
+		if how := holdsBelow(dir, m.Point); how != "" {
+			return how
+		}
+		return holdsInNamespace(dir, own, m)
+	})
+}
+
+// holders lists the processes of which how, given their directory in /proc, has
+// something to say, but for some.
+func holders(skip []int, how func(dir string) string) []Holder {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -24,17 +32,13 @@ func findHolders(m *mountEntry, self ...int) []Holder {
 	var out []Holder
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || skip[pid] {
+		if err != nil || slices.Contains(skip, pid) {
 			continue
 		}
 		dir := filepath.Join("/proc", e.Name())
-		how := holdsBelow(dir, m.Point)
-		if how == "" {
-			how = holdsInNamespace(dir, own, m)
-		}
-		if how != "" {
+		if h := how(dir); h != "" {
 			name, _ := os.ReadFile(filepath.Join(dir, "comm")) //nolint:errcheck // it may have ended
-			out = append(out, Holder{PID: pid, Command: strings.TrimSpace(string(name)), How: how})
+			out = append(out, Holder{PID: pid, Command: strings.TrimSpace(string(name)), How: h})
 		}
 	}
 	return out

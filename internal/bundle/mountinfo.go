@@ -72,15 +72,17 @@ func ownMounts() ([]mountEntry, error) {
 // mountAt is the mount of ours on top at a path, or nil.
 func mountAt(path string) (*mountEntry, error) {
 	entries, err := ownMounts()
-	if err != nil {
-		return nil, err
-	}
+	return topAt(entries, path), err
+}
+
+// topAt is the mount of ours on top at a path in a mount table, or nil.
+func topAt(entries []mountEntry, path string) *mountEntry {
 	for i := len(entries) - 1; i >= 0; i-- {
 		if e := entries[i]; e.Point == path && e.FSType == fsType {
-			return &e, nil
+			return &e
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // mountID is the ID of the mount that an open file is in. No file system is asked.

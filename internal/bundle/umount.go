@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 			err = d.unmount(e, opt.Lazy || !mounted)
 		}
 	case !opt.Lazy:
-		err = d.mountedElsewhere()
+		err = d.unmountElsewhere()
 	}
 	if err != nil {
 		return err
@@ -122,6 +123,46 @@ func (d *dir) mountedElsewhere() error {
 	}
 	return fmt.Errorf("%s is mounted in another mount namespace, as by exec: end the programs there, or the daemon, process %d: %w",
 		d.path, st.PID, ErrBusy)
+}
+
+// unmountElsewhere ends a mount that this mount namespace does not have, where none but
+// the daemon is in the one that has it: its programs have ended, and nobody can unmount
+// it there any more. nil where the daemon is about to end.
+func (d *dir) unmountElsewhere() error {
+	_, conn, err := d.controlCall("status")
+	if err != nil {
+		return nil //nolint:nilerr // it ends: that is waited for
+	}
+	pid, err := listenerOf(conn) // the kernel's word, not the answer's
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	table, err1 := os.ReadFile(filepath.Join(proc, "mountinfo"))
+	ns, err2 := os.Readlink(filepath.Join(proc, "ns/mnt"))
+	e := topAt(parseMountinfo(table), d.point())
+	if err1 != nil || err2 != nil || e == nil { // another process namespace's, or user's
+		return d.mountedElsewhere()
+	}
+	others := holders([]int{pid, os.Getpid()}, func(dir string) string {
+		if its, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err == nil && its == ns {
+			return "mount namespace"
+		}
+		return holdsInNamespace(dir, "", e)
+	})
+	if len(others) > 0 {
+		return &BusyError{Path: e.Point, Holders: others}
+	}
+	st, conn, err := d.controlCall("unmount")
+	switch {
+	case err == nil:
+		return conn.Close()
+	case st.Errno == int(unix.EBUSY):
+		return &BusyError{Path: e.Point, Holders: findHolders(e)}
+	case st.Error != "":
+		return fmt.Errorf("unmount %s: %w", e.Point, err)
+	}
+	return nil // it ended before it could answer
 }
 
 // discard removes the changes; the next mount starts from the image.

@@ -331,7 +331,7 @@ func TestABundleWithAProgramInItIsBusy(t *testing.T) {
 		while ! [ -s b/upper/etc/ready ]; do sleep 0.05; done
 		for command in "umount b" "mount b" "exec --ids one b true"; do $um $command 2>&1 || echo "exit $?"; done
 		exec 9>&-; wait; exit $code`)
-	if code != 6 || !strings.Contains(out, "held by") || strings.Count(out, "another mount namespace") != 2 ||
+	if code != 6 || !strings.Contains(out, "held by") || strings.Count(out, "another mount namespace") != 1 || !strings.Contains(out, "(mount namespace)") ||
 		strings.Count(out, "exit 6\n") != 2 || strings.Count(out, "exit 5\n") != 1 {
 		t.Errorf("exit %d: %s", code, out)
 	}
