@@ -41,7 +41,8 @@ type mountOptions struct {
 	diskCache    int64
 }
 
-// Where they are "1", extractEnv has unpack extract, and mtreeEnv write the manifest.
+// Where they are "1", extractEnv has unpack and raw unpack extract, and mtreeEnv has
+// unpack write the manifest.
 const (
 	extractEnv = "UMOCI_MOUNT_EXTRACT"
 	mtreeEnv   = "UMOCI_MOUNT_MTREE"
@@ -62,12 +63,12 @@ A bundle that was mounted before goes on with its changes, also without --image;
 
 With --extract the files are written to BUNDLE/rootfs, as stock umoci does, and
 nothing is mounted: for machines without FUSE. UMOCI_MOUNT_EXTRACT=1 in the
-environment has unpack do that always: for tools that call umoci and remove the
-bundle without unmounting it. UMOCI_MOUNT_MTREE=1 has unpack write the manifest of
+environment has unpack and raw unpack do that always: for tools that call umoci and
+remove the bundle without unmounting it. UMOCI_MOUNT_MTREE=1 has unpack write the manifest of
 --mtree always: for tools that read it.`,
 		Args: exactArgs("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.extract || cmd.CalledAs() == "unpack" && os.Getenv(extractEnv) == "1" {
+			if o.extracts(cmd) {
 				return o.runExtract(cmd, args[0])
 			}
 			o.mtree = o.mtree || cmd.CalledAs() == "unpack" && os.Getenv(mtreeEnv) == "1"
@@ -76,6 +77,12 @@ bundle without unmounting it. UMOCI_MOUNT_MTREE=1 has unpack write the manifest 
 	}
 	o.addFlags(cmd)
 	return cmd
+}
+
+// extracts reports whether nothing is to be mounted: the flag or, of unpack, the
+// environment says so.
+func (o *mountOptions) extracts(cmd *cobra.Command) bool {
+	return o.extract || cmd.CalledAs() == "unpack" && os.Getenv(extractEnv) == "1"
 }
 
 func (o *mountOptions) addFlags(cmd *cobra.Command) {

@@ -16,10 +16,12 @@ else be empty. There is no config.json; what is changed is kept beside it, in
 .ROOTFS.umoci-mount. umount, diff and repack take ROOTFS for a bundle.
 
 With --extract the files are written to ROOTFS, and nothing is mounted. Then ROOTFS
-may have other files, which stay where the image has nothing of their name.`,
+may have other files, which stay where the image has nothing of their name.
+UMOCI_MOUNT_EXTRACT=1 in the environment has unpack do that always: for tools that
+remove ROOTFS without unmounting it, which fails of a mountpoint.`,
 		Args: exactArgs("ROOTFS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.extract {
+			if o.extracts(cmd) {
 				return o.runExtract(cmd, args[0])
 			}
 			return o.run(cmd.Context(), args[0])

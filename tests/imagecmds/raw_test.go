@@ -61,6 +61,38 @@ func TestRawUnpackMountsWithoutABundle(t *testing.T) {
 	}
 }
 
+func TestRawUnpackExtractsWhereTheEnvironmentSaysSo(t *testing.T) {
+	imagetest.NeedRoot(t)
+	layout := twoLayers(t)
+	rootfs := filepath.Join(t.TempDir(), "rootfs")
+	t.Cleanup(func() { _ = unix.Unmount(rootfs, unix.MNT_DETACH) })
+	r := env.Command(t, []string{"UMOCI_MOUNT_EXTRACT=1"}, env.Bin, "raw", "unpack", "--image", layout+":t", rootfs)
+	if b, err := os.ReadFile(filepath.Join(rootfs, "etc/conf")); r.Code != 0 || err != nil || string(b) != "new" {
+		t.Errorf("exit %d, etc/conf: %q (%v)\n%s", r.Code, b, err, r.Stderr)
+	}
+	missing(t, filepath.Join(filepath.Dir(rootfs), ".rootfs.umoci-mount"))
+	env.MustCommand(t, "rm", "-rf", rootfs)
+	missing(t, rootfs)
+}
+
+// The mountpoint itself is busy for who removes it; nothing else is lost than was asked.
+func TestAMountWithoutABundleIsNotRemovedWhileMounted(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	layout := twoLayers(t)
+	rootfs := filepath.Join(t.TempDir(), "rootfs")
+	t.Cleanup(func() { _ = unix.Unmount(rootfs, unix.MNT_DETACH) })
+	env.Must(t, "raw", "unpack", "--image", layout+":t", rootfs)
+	if r := env.Command(t, nil, "rm", "-rf", rootfs); r.Code == 0 || !strings.Contains(r.Stderr, "busy") {
+		t.Errorf("rm: exit %d: %s", r.Code, r.Stderr)
+	}
+	if out := env.Must(t, "diff", rootfs); !strings.Contains(out, "D /etc\n") {
+		t.Errorf("diff says\n%s", out)
+	}
+	env.Must(t, "umount", "--discard", rootfs)
+	env.MustCommand(t, "rm", "-rf", rootfs)
+}
+
 func TestRawUnpackRefusesWhatIsInTheWay(t *testing.T) {
 	layout := twoLayers(t)
 	dir := t.TempDir()
