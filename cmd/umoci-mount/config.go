@@ -41,7 +41,7 @@ func (o *configOptions) addFlags(f *pflag.FlagSet) {
 	o.image.add(f, "image to change")
 	o.platform.add(f)
 	o.tag.add(f)
-	o.history.add(f)
+	o.history.add(f, imageAuthor)
 	one := func(name, usage string) {
 		o.strings[name] = new(string)
 		f.StringVar(o.strings[name], name, "", usage)

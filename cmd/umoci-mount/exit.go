@@ -48,6 +48,7 @@ var exitCodes = []struct {
 	{build.ErrSpec, exitSpec},
 	{build.ErrRuntime, exitMeans},
 	{cas.ErrBadTag, exitUsage},
+	{bundle.ErrRootTarget, exitUsage},
 	{fusefs.ErrNoFuseDevice, exitMeans},
 	{fusefs.ErrNoFusermount, exitMeans},
 	{fusefs.ErrNotSetuid, exitMeans},

@@ -93,10 +93,14 @@ type historyFlags struct {
 	flags     *pflag.FlagSet
 }
 
-func (f *historyFlags) add(flags *pflag.FlagSet) {
+// imageAuthor is the author of a history entry where no flag says one.
+const imageAuthor = "the image's"
+
+// add adds them; author says who it is where the flag is not given.
+func (f *historyFlags) add(flags *pflag.FlagSet, author string) {
 	f.flags = flags
 	flags.BoolVar(&f.none, "no-history", false, "add no entry to the image's history")
-	flags.StringVar(&f.author, "history.author", "", "author in the history (default the image's)")
+	flags.StringVar(&f.author, "history.author", "", "author in the history (default "+author+")")
 	flags.StringVar(&f.comment, "history.comment", "", "comment in the history")
 	flags.StringVar(&f.created, "history.created", "", "creation `time` in the history, as RFC 3339 (default now)")
 	flags.StringVar(&f.createdBy, "history.created_by", "", "command in the history")

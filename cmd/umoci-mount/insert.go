@@ -25,11 +25,12 @@ type appendFlags struct {
 	cacheDir string
 }
 
-func (a *appendFlags) add(f *pflag.FlagSet) {
+// add adds them; author is that of a history entry that names none.
+func (a *appendFlags) add(f *pflag.FlagSet, author string) {
 	a.image.add(f, "image to add a layer to")
 	a.platform.add(f)
 	a.tag.add(f)
-	a.history.add(f)
+	a.history.add(f, author)
 	f.StringVar(&a.compress, "compress", cas.CompressAuto, "compression of the layer: auto (the last layer's), gzip, zstd or none")
 	f.StringVar(&a.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 }
@@ -90,19 +91,16 @@ are not in the layer. With --opaque nothing is left of what the image had in TAR
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), cmd.Flags(), args) },
 	}
 	f := cmd.Flags()
-	o.add(f)
+	o.add(f, "none")
 	f.StringArrayVar(&o.uidMap, "uid-map", nil, "map of user ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
 	f.StringArrayVar(&o.gidMap, "gid-map", nil, "map of group ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
 	f.BoolVar(&o.rootless, "rootless", false, "take files for root's, or whose user.rootlesscontainers says")
 	f.BoolVar(&o.whiteout, "whiteout", false, "remove TARGET")
-	f.BoolVar(&o.opaque, "opaque", false, "remove what lower layers have in TARGET")
+	f.BoolVar(&o.opaque, "opaque", false, "remove what lower layers have in TARGET (--whiteout does that anyway)")
 	return cmd
 }
 
 func (o *insertOptions) run(ctx context.Context, f *pflag.FlagSet, args []string) error {
-	if o.whiteout && o.opaque {
-		return usageError{errors.New("--whiteout and --opaque exclude each other")}
-	}
 	appended, err := o.parse(f)
 	if err != nil {
 		return err
@@ -144,6 +142,6 @@ func newRawAddLayerCommand(global *globalOptions) *cobra.Command {
 			return bundle.AddLayer(cmd.Context(), opt, in)
 		},
 	}
-	a.add(cmd.Flags())
+	a.add(cmd.Flags(), imageAuthor)
 	return cmd
 }

@@ -54,7 +54,7 @@ func (o *repackOptions) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.maskPaths, "mask-path", nil, "leave out `PATH` and all below it (repeatable)")
 	f.BoolVar(&o.noMaskVolumes, "no-mask-volumes", false, "do not leave out the image's volumes")
 	f.BoolVar(&o.refreshBundle, "refresh-bundle", false, "let the next repack go on from the new image")
-	o.history.add(f)
+	o.history.add(f, imageAuthor)
 	f.StringVar(&o.compress, "compress", cas.CompressAuto, "compression of the layer: auto (the last layer's), gzip, zstd or none")
 	f.BoolVar(&o.allowEmpty, "allow-empty", false, "add a layer although nothing has changed")
 	f.BoolVar(&o.fullCheck, "full-check", false, "compare the whole tree too, and fail if that finds anything else")

@@ -55,8 +55,8 @@ func AddLayer(ctx context.Context, opt AppendOptions, tarball io.Reader) error {
 	})
 }
 
-// InsertOptions say what an inserted layer holds. Of Source, Whiteout and Opaque: a
-// whiteout has no source, and an opaque target has one.
+// InsertOptions say what an inserted layer holds. A whiteout has no source, and hides
+// all that Opaque would.
 type InsertOptions struct {
 	AppendOptions
 	Source   string // path of the host
@@ -69,7 +69,7 @@ type InsertOptions struct {
 }
 
 // Insert adds a layer of files of the host, or of one whiteout. The image is not
-// mounted.
+// mounted. ErrRootTarget, ErrUnmapped.
 func Insert(ctx context.Context, opt InsertOptions) (err error) {
 	target := strings.TrimPrefix(path.Clean("/"+opt.Target), "/")
 	if target == "" {
@@ -77,7 +77,7 @@ func Insert(ctx context.Context, opt InsertOptions) (err error) {
 	}
 	if opt.Whiteout {
 		if target == "." {
-			return fmt.Errorf("the root directory cannot be removed: %w", unix.EINVAL)
+			return fmt.Errorf("insert a whiteout: %w", ErrRootTarget)
 		}
 		return appendLayer(ctx, &opt.AppendOptions, "umoci insert", false, func(out io.Writer) ([]byte, error) {
 			one := func(yield func(layer.Record, error) bool) { yield(layer.Record{Path: target, Whiteout: true}, nil) }
@@ -102,6 +102,9 @@ func Insert(ctx context.Context, opt InsertOptions) (err error) {
 	plan, err := planInsert(ctx, t, base, target)
 	if err != nil {
 		return err
+	}
+	if target == "." && !plan[0].now.isDir() {
+		return fmt.Errorf("insert %s: %w", opt.Source, ErrRootTarget)
 	}
 	opaque := opt.Opaque && plan[0].now.isDir() // what is no directory hides all below it anyway
 	return appendLayer(ctx, &opt.AppendOptions, "umoci insert", false, func(out io.Writer) ([]byte, error) {

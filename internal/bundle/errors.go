@@ -19,8 +19,10 @@ var (
 	ErrInUse = errors.New("another command is using the bundle")
 	// ErrBusy: programs have files of the mount open; see *BusyError.
 	ErrBusy = errors.New("mount is busy")
-	// ErrUnmapped: the id maps leave out an owner in the image.
+	// ErrUnmapped: the id maps leave out an owner, in the image or of the host.
 	ErrUnmapped = errors.New("an owner is outside the id maps")
+	// ErrRootTarget: an image's root directory would be no directory any more.
+	ErrRootTarget = errors.New("/ of an image is always a directory")
 	// ErrOtherImage: the bundle's changes belong to another image.
 	ErrOtherImage = errors.New("the bundle was made from another image")
 	// ErrOtherLayout: the base image is not in the layout.

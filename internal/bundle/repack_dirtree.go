@@ -94,7 +94,7 @@ func toContainer(mappings []idMapping, id uint32) (uint32, error) {
 			return m.ContainerID + (id - m.HostID), nil
 		}
 	}
-	return 0, fmt.Errorf("owner %d is outside the bundle's id mapping", id)
+	return 0, fmt.Errorf("%w: id %d of the host", ErrUnmapped, id)
 }
 
 // rootlessOwner is what umoci's rootless unpack has recorded; no message is the

@@ -99,6 +99,27 @@ func TestInsertedLayersAreThoseOfStockUmoci(t *testing.T) {
 	}
 }
 
+// Stock umoci 0.6.0 takes both flags, and writes the whiteout.
+func TestAWhiteoutThatIsOpaqueIsAWhiteout(t *testing.T) {
+	dir := newLayout(t)
+	out := mustSh(t, dir, `mkdir -p s/d; echo hi >s/d/f; $um insert --image img:a s /x; $um insert --image img:a --whiteout --opaque /x/d
+		$um tree --image img:a | grep -c /x`)
+	expect(t, "names", "1\n", out)
+	if list := imagetest.TopLayer(t, filepath.Join(dir, "img"), "a"); len(list) != 1 || list[0].Name != "x/.wh.d" {
+		t.Errorf("the layer is %v", list)
+	}
+}
+
+func TestHelpSaysWhoTheAuthorIs(t *testing.T) {
+	for command, want := range map[string]string{
+		"insert": "(default none)", "raw add-layer": "(default the image's)", "config": "(default the image's)", "repack": "(default the image's)",
+	} {
+		if out := mustSh(t, t.TempDir(), "$um "+command+" --help | grep history.author"); !strings.Contains(out, want) {
+			t.Errorf("%s: %s", command, out)
+		}
+	}
+}
+
 func TestARawLayerIsAddedAsItIs(t *testing.T) {
 	dir := newLayout(t)
 	out := mustSh(t, dir, `mkdir s; echo hi >s/f; tar -C s -cf l.tar .
@@ -229,7 +250,10 @@ func TestWhatUmociRefusesIsRefusedInOneLine(t *testing.T) {
 		"insert --image img:a --whiteout /.wh.x":                     imagetest.CodeFailure,
 		"insert --image img:a '' /x":                                 imagetest.CodeUsage,
 		"insert --image img:a f ''":                                  imagetest.CodeUsage,
-		"insert --image img:a f /":                                   imagetest.CodeFailure,
+		"insert --image img:a f /":                                   imagetest.CodeUsage,
+		"insert --image img:a --whiteout /":                          imagetest.CodeUsage,
+		"insert --image img:a --uid-map 0:4000000:1 f /x":            imagetest.CodeState,
+		"insert --image img:a --gid-map 0:4000000:1 f /x":            imagetest.CodeState,
 		"insert --image img:a --uid-map 0:100000:1 --uid-map x f /x": imagetest.CodeUsage,
 		"raw add-layer --image img:a f.gz":                           imagetest.CodeImage,
 		"rm":                                                         imagetest.CodeUsage,
@@ -240,7 +264,6 @@ func TestWhatUmociRefusesIsRefusedInOneLine(t *testing.T) {
 		"insert --image img:a nosuch /x":                             imagetest.CodeNotFound,
 		"insert --image img:a f":                                     imagetest.CodeUsage,
 		"insert --image img:a --whiteout f /x":                       imagetest.CodeUsage,
-		"insert --image img:a --whiteout --opaque /x":                imagetest.CodeUsage,
 		"insert --image img:a --compress lzma f /x":                  imagetest.CodeUsage,
 		"raw add-layer --image img:a nosuch":                         imagetest.CodeNotFound,
 		"raw add-layer --image img:a img/index.json":                 imagetest.CodeImage,

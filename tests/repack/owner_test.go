@@ -1,6 +1,7 @@
 package repack
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,7 +113,8 @@ func TestAMappedBundleIsRepackedWithTheImagesOwners(t *testing.T) {
 		}
 	}
 	must(t, os.Lchown(f.root("etc/conf"), 7, 8))
-	if out, err := try(t, program, "repack", "--image", f.layout+":no", f.bundle); err == nil || !strings.Contains(out, "mapping") {
+	var exit *exec.ExitError
+	if out, err := try(t, program, "repack", "--image", f.layout+":no", f.bundle); !errors.As(err, &exit) || exit.ExitCode() != 5 || !strings.Contains(out, "id maps") {
 		t.Errorf("error %v: %s", err, out)
 	}
 }
