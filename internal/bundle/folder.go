@@ -187,10 +187,11 @@ func (f folder) rename(from, to string) error {
 	return f.fail("rename", from, unix.Renameat(fd, from, fd, to))
 }
 
-// replace writes a file in one durable step. A symlink of its name is replaced too.
-func (f folder) replace(name string, data []byte, mode os.FileMode) (err error) {
+// replace writes a file in one durable step, with a mode of which the umask takes its
+// part. A symlink of its name is replaced too.
+func (f folder) replace(name string, data []byte, mode uint32) (err error) {
 	temp := "." + name + "-" + strconv.FormatInt(int64(os.Getpid()), 36) + strconv.FormatInt(time.Now().UnixNano(), 36)
-	w, err := f.file(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	w, err := f.file(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", f.shown(name), err)
 	}
@@ -200,9 +201,7 @@ func (f folder) replace(name string, data []byte, mode os.FileMode) (err error) 
 		}
 	}()
 	if _, err = io.Copy(w, bytes.NewReader(data)); err == nil {
-		if err = w.Chmod(mode); err == nil {
-			err = w.Sync()
-		}
+		err = w.Sync()
 	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err

@@ -287,6 +287,20 @@ func TestWhatUmociRefusesIsRefusedInOneLine(t *testing.T) {
 	}
 }
 
+// As with umoci, the umask takes its part of the modes of a bundle's files.
+func TestABundlesFilesKeepToTheUmask(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	const modes = `stat -c %a b/config.json b/umoci.json b/*.mtree | sort -u; `
+	out := mustSh(t, dir, `umask 077; $um unpack --mtree --image img:a b; `+modes+`
+		echo hi >b/rootfs/f; $um repack --refresh-bundle --image img:b b; `+modes+`$um umount b; rm -rf b
+		umask 022; $um unpack --mtree --image img:a b; `+modes+`$um umount b; rm -rf b
+		umask 077; $um unpack --extract --image img:a b; `+modes+`
+		echo hi >b/rootfs/f; $um repack --refresh-bundle --image img:b b; `+modes)
+	expect(t, "modes", "600\n600\n644\n600\n600\n", out)
+}
+
 func TestUnderTheNameUmociItSaysUmoci(t *testing.T) {
 	dir := newLayout(t)
 	out := mustSh(t, dir, "ln -s $um umoci; ./umoci --version; ./umoci help; ./umoci raw config --help")
