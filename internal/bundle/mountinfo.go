@@ -23,6 +23,7 @@ type mountEntry struct {
 	Point  string
 	FSType string
 	Source string
+	User   string // who mounted it, where it is FUSE's (user_id)
 }
 
 // parseMountinfo reads a mountinfo file; lines it does not understand are left out.
@@ -36,7 +37,12 @@ func parseMountinfo(data []byte) []mountEntry {
 		if !ok || len(f) < 6 || len(g) < 2 {
 			continue
 		}
-		out = append(out, mountEntry{ID: f[0], Device: f[2], Point: unescapeMount(f[4]), FSType: g[0], Source: unescapeMount(g[1])})
+		e := mountEntry{ID: f[0], Device: f[2], Point: unescapeMount(f[4]), FSType: g[0], Source: unescapeMount(g[1])}
+		if len(g) > 2 {
+			_, user, _ := strings.Cut(","+g[2], ",user_id=")
+			e.User, _, _ = strings.Cut(user, ",")
+		}
+		out = append(out, e)
 	}
 	return out
 }

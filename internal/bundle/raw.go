@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,16 +27,57 @@ func rawBundle(rootfs string) string {
 
 // Locate is the bundle that a path given by a user means: the one beside it if it is
 // such a mountpoint, else the path itself. The one beside comes first: what is at the
-// path is an image's, which must not be taken for a bundle.
+// path is an image's, which must not be taken for a bundle. One that a stranger may have
+// put there, as anybody can in a sticky directory, is none.
 func Locate(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return path
 	}
-	if beside := rawBundle(abs); fileExists(filepath.Join(beside, stateDir)) {
+	beside := rawBundle(abs)
+	if _, strange := strangerOf(beside, abs); !strange && fileExists(filepath.Join(beside, stateDir)) {
 		return beside
 	}
 	return path
+}
+
+// strangerOf is the owner of what is beside a mountpoint, and whether that is neither
+// the caller, nor root, nor the mountpoint's owner. Where there is nothing nobody is.
+func strangerOf(beside, point string) (uid uint32, strange bool) {
+	var st unix.Stat_t
+	if err := unix.Lstat(beside, &st); err != nil {
+		return 0, false
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR { // a symlink may be anybody's, and lead anywhere
+		return st.Uid, true
+	}
+	if st.Uid == uint32(os.Geteuid()) || st.Uid == 0 {
+		return st.Uid, false
+	}
+	owner, known := pointOwner(point)
+	return st.Uid, !known || owner != st.Uid
+}
+
+// pointOwner is whose a mountpoint is: who has mounted there, since what the mount shows
+// is the image's word, or the directory's owner.
+func pointOwner(point string) (uid uint32, known bool) {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(point))
+	if err != nil {
+		return 0, false
+	}
+	e, err := mountAt(filepath.Join(dir, filepath.Base(point)))
+	if err != nil {
+		return 0, false
+	}
+	if e != nil {
+		id, err := strconv.ParseUint(e.User, 10, 32)
+		return uint32(id), err == nil
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(point, &st); err != nil {
+		return 0, false
+	}
+	return st.Uid, st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // rawName is the name of the mountpoint beside a bundle; "" where it is in it.
@@ -95,6 +137,9 @@ func RawMount(opt MountOptions) (MountOptions, error) {
 		return opt, fmt.Errorf("mount: %w", err)
 	}
 	opt.Bundle, opt.rawRootfs = rawBundle(abs), abs
+	if uid, strange := strangerOf(opt.Bundle, abs); strange {
+		return opt, fmt.Errorf("%s %w, and is user %d's, not the mountpoint's owner's: %w", opt.Bundle, ErrExists, uid, fs.ErrPermission)
+	}
 	if fileExists(filepath.Join(opt.Bundle, stateDir, stateName)) {
 		return opt, nil
 	}

@@ -116,7 +116,7 @@ func TestMountTablesAreRead(t *testing.T) {
 garbage
 `
 	got := parseMountinfo([]byte(table))
-	if len(got) != 2 || got[1] != (mountEntry{"77", "0:63", "/tmp/a b/rootfs", fsType, "umoci-mount"}) {
+	if len(got) != 2 || got[1] != (mountEntry{"77", "0:63", "/tmp/a b/rootfs", fsType, "umoci-mount", "0"}) {
 		t.Errorf("%+v", got)
 	}
 }
