@@ -301,6 +301,18 @@ func TestABundlesFilesKeepToTheUmask(t *testing.T) {
 	expect(t, "modes", "600\n600\n644\n600\n600\n", out)
 }
 
+// Of a success only what the result does not say is on stderr (docs/cli.md).
+func TestARepackWithoutChangesSaysSoOnStderr(t *testing.T) {
+	imagetest.NeedRoot(t)
+	dir := newLayout(t)
+	mustSh(t, dir, "$um unpack --no-mount --image img:a b")
+	for args, want := range map[string]string{"": "nothing has changed: img:b has no new layer\n", " --allow-empty": ""} {
+		if r := sh(t, dir, "$um repack --image img:b b"+args); r.Code != 0 || r.Stdout != "" || r.Stderr != want {
+			t.Errorf("repack%s: exit %d, %q, %q", args, r.Code, r.Stdout, r.Stderr)
+		}
+	}
+}
+
 func TestUnderTheNameUmociItSaysUmoci(t *testing.T) {
 	dir := newLayout(t)
 	out := mustSh(t, dir, "ln -s $um umoci; ./umoci --version; ./umoci help; ./umoci raw config --help")
