@@ -5,6 +5,10 @@ package layer
 // format's version, so it never changes while an image keeps its layers.
 type Ino uint64
 
+// InoLimit is above every number of a tree, and above every place in a directory. It
+// leaves two bits of 32 to who numbers more than a tree's inodes (32-bit programs).
+const InoLimit Ino = maxMerge + 16
+
 // RootIno is the inode number of every tree's root directory.
 const RootIno Ino = 1
 

@@ -3,7 +3,6 @@ package layer
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -88,8 +87,8 @@ func newMerger(keepDirlinks bool) *merger {
 const implicitDirMode = unix.S_IFDIR | 0o755
 
 // maxMerge bounds nodes, inodes and strings: 32-bit indices, some of them kept
-// for marks.
-const maxMerge = math.MaxUint32 - 16
+// for marks, and numbers below InoLimit.
+const maxMerge = 1<<30 - 16
 
 // apply lays one more layer over the tree. name is for messages. After an error
 // the tree is of no use.

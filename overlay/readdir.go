@@ -21,17 +21,27 @@ type DirEntry struct {
 // their place in it, whether they are still its own or the upper's; then all others,
 // by a hash. So a name has one cookie in all listings of its directory, whatever comes
 // and goes beside it: reading goes on behind a cookie in any later listing.
+//
+// A program with a 32-bit off_t fails on a larger cookie (readdir in glibc: EOVERFLOW),
+// so that the hash has 30 bits. Names that have it in common take one of 62 bits, and
+// keep it: who reads the directory can meet them again further on, and misses none.
 const (
 	cookieDot    = 1
 	cookieDotDot = 2
-	cookieLower  = 3       // of the lower directory's first name
-	cookieUpper  = 1 << 62 // the least of a hash; off_t is signed
+	cookieLower  = 3       // of the lower directory's first name; there are fewer than layer.InoLimit
+	cookieUpper  = 1 << 30 // the least of a hash
+	cookieLong   = 1 << 62 // the least of a long one; off_t is signed
 )
 
-func upperCookie(name string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(name)) // cannot fail
-	return cookieUpper | h.Sum64()>>2
+// longCookies are a directory's names that have or had a hash in common with others.
+type longCookies map[string]bool
+
+// upperCookies are the two cookies of a name that the lower directory does not have.
+func upperCookies(name string) (short, long uint64) {
+	f := fnv.New64a()
+	_, _ = f.Write([]byte(name)) // cannot fail
+	h := f.Sum64()
+	return cookieUpper | (h^h>>32)&(cookieUpper-1), cookieLong | h>>2
 }
 
 // DirHandle is the listing of a directory, as it was when it was opened. Safe for
@@ -133,7 +143,7 @@ func (fs *FS) listMerged(d dirRef) ([]DirEntry, error) {
 			return nil, err
 		}
 		for len(raw) > 0 && raw[0].name < e.Name {
-			if out, err = fs.appendUpper(out, fd.fd, raw[0], upperCookie(raw[0].name)); err != nil {
+			if out, err = fs.appendUpper(out, fd.fd, raw[0], 0); err != nil {
 				return nil, err
 			}
 			raw = raw[1:]
@@ -149,19 +159,55 @@ func (fs *FS) listMerged(d dirRef) ([]DirEntry, error) {
 		out = append(out, DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Mode, Cookie: cookie})
 	}
 	for _, e := range raw {
-		if out, err = fs.appendUpper(out, fd.fd, e, upperCookie(e.name)); err != nil {
+		if out, err = fs.appendUpper(out, fd.fd, e, 0); err != nil {
 			return nil, err
 		}
 	}
-	slices.SortStableFunc(out, func(a, b DirEntry) int { return cmp.Compare(a.Cookie, b.Cookie) })
-	for i := 1; i < len(out); i++ { // two names of one hash: once in 10^8 directories of 200,000
-		out[i].Cookie = max(out[i].Cookie, out[i-1].Cookie+1)
-	}
+	d.n.orderListing(out)
 	return out, nil
 }
 
+// orderListing gives the names that have no cookie theirs and sorts by it.
+func (n *node) orderListing(list []DirEntry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range list {
+		e := &list[i]
+		if e.Cookie != 0 {
+			continue
+		}
+		short, long := upperCookies(e.Name)
+		if e.Cookie = short; n.long[e.Name] {
+			e.Cookie = long
+		}
+	}
+	byCookie := func(a, b DirEntry) int { return cmp.Compare(a.Cookie, b.Cookie) }
+	slices.SortStableFunc(list, byCookie)
+	again := false
+	for i := 1; i < len(list); i++ {
+		first := list[i-1].Cookie
+		if list[i].Cookie != first || first >= cookieLong {
+			continue
+		}
+		for i--; i < len(list) && list[i].Cookie == first; i++ {
+			if n.long == nil {
+				n.long = longCookies{}
+			}
+			n.long[list[i].Name] = true
+			_, list[i].Cookie = upperCookies(list[i].Name)
+		}
+		again = true
+	}
+	if again {
+		slices.SortStableFunc(list, byCookie)
+	}
+	for i := 1; i < len(list); i++ { // two names of one long hash: once in 10^8 directories of 200,000
+		list[i].Cookie = max(list[i].Cookie, list[i-1].Cookie+1)
+	}
+}
+
 // appendUpper adds an upper entry unless it is a whiteout. Its number is looked
-// up when it is asked for.
+// up when it is asked for; so is the cookie, where it is 0, when all are there.
 func (fs *FS) appendUpper(out []DirEntry, dirfd int, e rawEntry, cookie uint64) ([]DirEntry, error) {
 	white, err := fs.entryIsWhiteout(dirfd, e)
 	if err != nil || white {
