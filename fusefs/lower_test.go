@@ -33,7 +33,8 @@ type memInode struct {
 	data    []byte
 	fd      *os.File // where set, data lies there from offset fdOffset
 	xattrs  [][2]string
-	damaged bool // reads are a *layer.CorruptError
+	hole    int64 // how much of data, at the start
+	damaged bool  // reads are a *layer.CorruptError
 }
 
 type memName struct {
@@ -95,7 +96,8 @@ func (l *memLower) dir(p string, mode uint32) {
 }
 
 func (l *memLower) file(p string, mode uint32, data []byte) *memInode {
-	return l.add(p, memInode{attr: layer.Attr{Mode: unix.S_IFREG | mode, Size: int64(len(data))}, data: data})
+	size := int64(len(data))
+	return l.add(p, memInode{attr: layer.Attr{Mode: unix.S_IFREG | mode, Size: size, Blocks: (size + 511) / 512}, data: data})
 }
 
 func (l *memLower) symlink(p, target string) {
@@ -208,6 +210,10 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+func (f *memFile) Data(off int64) (start, end int64) {
+	return min(max(off, f.hole), f.attr.Size), f.attr.Size
+}
+
 func (f *memFile) Ready(int64, int) bool { return false }
 
 func (f *memFile) Direct(off int64, n int) (int, int64, int, bool) {
@@ -220,6 +226,8 @@ func (f *memFile) Direct(off int64, n int) (int, int64, int, bool) {
 const (
 	bigSize   = 3<<20 + 1000 // bytes of big and rawbig
 	manyFiles = 1500         // names in many/
+
+	holedAt, holedData = 2 << 20, 64 << 10 // bytes of holed: a hole, data
 )
 
 // pattern is n bytes that differ at every offset's vicinity: the numbers from 0.
@@ -241,6 +249,8 @@ func stdLower() *memLower {
 	l.file("big", 0o644, pattern(bigSize))
 	raw := l.file("rawbig", 0o644, pattern(bigSize))
 	raw.fd = memFD(append(make([]byte, fdOffset), raw.data...))
+	holed := l.file("holed", 0o644, append(make([]byte, holedAt), pattern(holedData)...))
+	holed.hole, holed.attr.Blocks = holedAt, holedData/512
 	l.file("damaged", 0o644, pattern(5000)).damaged = true
 	labelled := l.file("labelled", 0o644, []byte("x"))
 	labelled.xattrs = [][2]string{{"user.one", "1"}, {"user.two", "22"}}

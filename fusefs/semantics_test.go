@@ -213,6 +213,41 @@ func TestHolesCopiesAndAllocations(t *testing.T) {
 	})
 }
 
+func TestHolesOfTheLowerAreSeenAndCopied(t *testing.T) {
+	eachMode(t, func(t *testing.T, m *mounted) {
+		for _, when := range []string{"lower", "metacopy"} {
+			st := mustStat(t, m.path("holed"))
+			if st.Size != holedAt+holedData || st.Blocks != holedData/512 {
+				t.Errorf("%s: %d bytes in %d blocks", when, st.Size, st.Blocks)
+			}
+			f := mustOpen(t, m.path("holed"), os.O_RDONLY)
+			if pos, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA); pos != holedAt || err != nil {
+				t.Errorf("%s: data at %d, %v", when, pos, err)
+			}
+			if pos, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_HOLE); pos != 0 || err != nil {
+				t.Errorf("%s: a hole at %d, %v", when, pos, err)
+			}
+			reads := m.requests("READ", func() {
+				if out, err := exec.Command("cp", "--sparse=auto", m.path("holed"), m.path("copy")).CombinedOutput(); err != nil {
+					t.Errorf("cp: %s", out)
+				}
+			})
+			if reads > 2 {
+				t.Errorf("%s: a copy took %d reads", when, reads)
+			}
+			if st := mustStat(t, m.path("copy")); st.Blocks*512 > 2*holedData {
+				t.Errorf("%s: the copy takes %d blocks", when, st.Blocks)
+			}
+			if mustRead(t, m.path("copy")) != mustRead(t, m.path("holed")) {
+				t.Errorf("%s: the copy differs", when)
+			}
+			if err := os.Chmod(m.path("holed"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 func TestTimesKeepNanosecondsAndTheYearsBefore1970(t *testing.T) {
 	m := mount(t, rootOptions(true))
 	for _, name := range []string{"hello", "dir", "link"} {

@@ -28,12 +28,18 @@ type Attr struct {
 	Nlink uint32 // directories: 2 + subdirectories; others: names in the merged tree
 	Rdev  uint64 // device number in the encoding of struct stat (unix.Mkdev); 0 for other types
 	Size  int64  // bytes; a symlink's is the length of its target, a directory's is DirSize
-	Mtime Timespec
+	// Blocks is what a regular file takes, in units of 512 bytes: of a file with holes
+	// the blocks of BlockSize that have data. What the layer has no hole for is data.
+	Blocks int64
+	Mtime  Timespec
 }
 
 // DirSize is the st_size of every directory, in bytes: what ext4 shows for a
 // small directory, so that mtree manifests agree with extracted trees.
 const DirSize = 4096
+
+// BlockSize is the unit of holes, in bytes, as on ext4: a block that has data is data.
+const BlockSize = 4096
 
 // Dirent is one name in a directory.
 type Dirent struct {

@@ -8,6 +8,9 @@ type File interface {
 	io.ReaderAt // holes read as zeros; io.EOF at Size, as io.ReaderAt asks
 	// Size is the length in bytes.
 	Size() int64
+	// Data is the next run of data from off on, start ≥ off, with holes around it;
+	// both are Size where there is none. A BlockSize that has data is data.
+	Data(off int64) (start, end int64)
 	// Ready reports whether n bytes at off can be read at once: nothing has to be
 	// decoded, nor read from a disk. It may not be so any more when it returns.
 	Ready(off int64, n int) bool

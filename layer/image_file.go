@@ -55,6 +55,9 @@ func (f *runFile) ReadAt(p []byte, off int64) (_ int, err error) {
 	return n, end
 }
 
+// Data is all of the file.
+func (f *runFile) Data(off int64) (start, end int64) { return min(off, f.size), f.size }
+
 // Ready is the layer's answer, for what there is of the range.
 func (f *runFile) Ready(off int64, n int) (ready bool) {
 	var fault error // leaves ready false
@@ -89,6 +92,32 @@ func (f *holedFile) find(off int64) int {
 		start, size, _ := f.extent(i)
 		return start+size > off
 	})
+}
+
+// Data joins the extents that are less than a block apart. Of a damaged tree all is
+// data, which a read then says.
+func (f *holedFile) Data(off int64) (start, end int64) {
+	start, end = min(off, f.size), f.size
+	var fault error // leaves all data
+	defer catchFault(guardFaults(), &fault)
+	first, last := f.size, f.size
+	for i := f.find(off &^ (BlockSize - 1)); i < f.numExtents(); i++ {
+		at, size, pos := f.extent(i)
+		if !extentFits(at, size, pos, 0, f.size) {
+			return start, end
+		}
+		from := at &^ (BlockSize - 1)
+		if first == f.size {
+			first = from
+		} else if from > last {
+			break
+		}
+		last = at + size
+		if part := last % BlockSize; part != 0 {
+			last += min(BlockSize-part, f.size-last)
+		}
+	}
+	return max(start, first), last
 }
 
 // ReadAt reads the extents and fills the holes with zeros.
@@ -156,6 +185,9 @@ type zeroFile int64
 
 // Size is the length in bytes.
 func (f zeroFile) Size() int64 { return int64(f) }
+
+// Data is nowhere.
+func (f zeroFile) Data(int64) (start, end int64) { return int64(f), int64(f) }
 
 // ReadAt gives zeros.
 func (f zeroFile) ReadAt(p []byte, off int64) (int, error) {

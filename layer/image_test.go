@@ -3,7 +3,10 @@ package layer
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -118,6 +121,82 @@ func TestDirectReadsStayInTheFile(t *testing.T) {
 	}
 	if err := im.layers[0].close(); err != nil || closed != 1 {
 		t.Errorf("closed %d times, %v", closed, err)
+	}
+}
+
+// sparseEntry is a file of size bytes of which the map (offset, length, …) has data.
+func sparseEntry(name string, size int64, runs ...int64) tent {
+	var stored int64
+	var list []string
+	for i, n := range runs {
+		list = append(list, strconv.FormatInt(n, 10))
+		stored += n * int64(i%2)
+	}
+	return tRaw(append(paxHeader('x', fmt.Sprintf("GNU.sparse.size=%d", size), "GNU.sparse.map="+strings.Join(list, ","),
+		fmt.Sprintf("GNU.sparse.numblocks=%d", len(runs)/2)), newRawTar(name, '0', stored).with(strings.Repeat("d", int(stored)))...))
+}
+
+func TestHolesAreWhereTheLayerHasThem(t *testing.T) {
+	const gib = 1 << 30
+	many := make([]int64, 0, 2*maxCounted+200)
+	for i := range int64(maxCounted + 100) {
+		many = append(many, i*2*BlockSize, 1)
+	}
+	im, err := imageOf(t, false, tarOf(t,
+		tReg("dense", strings.Repeat("x", 5000)), tReg("empty", ""),
+		sparseEntry("hole", 5*gib),
+		sparseEntry("two", 5*gib, 1<<20, 4, 3*gib, 4),
+		sparseEntry("near", 40960, 4000, 200, 8191, 1, 8200, 10, 40950, 10),
+		sparseEntry("long", 1<<63-1, 1<<63-5, 3),
+		sparseEntry("many", 1<<30, many...),
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type run struct{ start, end int64 }
+	for _, c := range []struct {
+		path   string
+		blocks int64
+		runs   []run
+	}{
+		{"dense", 10, []run{{0, 5000}}},
+		{"empty", 0, nil},
+		{"hole", 0, nil},
+		{"two", 16, []run{{1 << 20, 1<<20 + BlockSize}, {3 * gib, 3*gib + BlockSize}}},
+		{"near", 32, []run{{0, 12288}, {36864, 40960}}},
+		{"long", 8, []run{{(1<<63 - 1) &^ (BlockSize - 1), 1<<63 - 1}}},
+	} {
+		ino, err := im.LookupPath(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := im.Attr(ino)
+		if err != nil || a.Blocks != c.blocks {
+			t.Errorf("%s has %d blocks, %v", c.path, a.Blocks, err)
+		}
+		f := openPath(t, im, c.path)
+		var runs []run
+		for off := int64(0); ; {
+			start, end := f.Data(off)
+			if start == f.Size() {
+				break
+			}
+			runs = append(runs, run{start, end})
+			if inside, to := f.Data(end - 1); inside != end-1 || to != end {
+				t.Errorf("%s: from %d on data is at %d to %d", c.path, end-1, inside, to)
+			}
+			off = end
+		}
+		if !slices.Equal(runs, c.runs) {
+			t.Errorf("%s has data at %v", c.path, runs)
+		}
+	}
+	ino, err := im.LookupPath("many")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := im.Attr(ino); err != nil || a.Blocks < maxCounted*8 || a.Blocks > (maxCounted+100)*8 {
+		t.Errorf("many has %d blocks, %v", a.Blocks, err)
 	}
 }
 

@@ -156,7 +156,9 @@ func (t *Tree) Attr(ino Ino) (_ Attr, err error) {
 	switch r.mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		a.Size = DirSize
-	case unix.S_IFREG, unix.S_IFLNK:
+	case unix.S_IFREG:
+		a.Size, a.Blocks = int64(r.size), t.blocks(&r)
+	case unix.S_IFLNK:
 		a.Size = int64(r.size)
 	case unix.S_IFCHR, unix.S_IFBLK:
 		a.Rdev = r.data

@@ -43,6 +43,11 @@ func (t *Tree) content(ino Ino) (c content, err error) {
 	if r.mode&unix.S_IFMT != unix.S_IFREG {
 		return c, ErrType
 	}
+	return t.contentOf(&r)
+}
+
+// contentOf is content by the row of a regular file.
+func (t *Tree) contentOf(r *inodeRow) (c content, err error) {
 	c.size, c.layer = int64(r.size), int(r.layer)
 	if c.size < 0 {
 		return c, ErrCorrupt
@@ -60,6 +65,41 @@ func (t *Tree) content(ino Ino) (c content, err error) {
 	}
 	c.extents = t.extents[r.data*extentSize : (r.data+uint64(r.count))*extentSize]
 	return c, nil
+}
+
+// maxCounted is how many extents of a file are looked at for its blocks: who looks at a
+// file waits for that.
+const maxCounted = 4096
+
+// blocks is Attr.Blocks. Of a file of more than maxCounted extents it is what their
+// bytes take at least.
+func (t *Tree) blocks(r *inodeRow) int64 {
+	size := int64(r.size)
+	dense := size/512 + min(size%512, 1)
+	if r.flags&flagInline != 0 {
+		return dense
+	}
+	c, err := t.contentOf(r)
+	if err != nil {
+		return dense
+	}
+	var blocks, counted int64 // of BlockSize; the ones before counted are
+	for i := range c.numExtents() {
+		off, size, pos := c.extent(i)
+		if !extentFits(off, size, pos, 0, c.size) {
+			return dense
+		}
+		if i == maxCounted {
+			// The layer has the bytes of one extent behind those of the other.
+			_, last, end := c.extent(c.numExtents() - 1)
+			blocks += max(end+last-pos, 0) / BlockSize
+			break
+		}
+		first, end := max(off/BlockSize, counted), (off+size-1)/BlockSize+1
+		blocks += max(end-first, 0)
+		counted = end
+	}
+	return min(blocks*(BlockSize/512), dense)
 }
 
 // Extents is where a regular file's content lies, by offset; nothing for a file

@@ -107,7 +107,7 @@ func (fs *FS) upperAttrLocked(n *node, st *unix.Statx_t) (Attr, error) {
 			if err != nil {
 				return a, err
 			}
-			a.Size, a.Blocks = was.Size, (was.Size+511)/512
+			a.Size, a.Blocks = was.Size, was.Blocks
 		}
 		if k := n.filling; k != nil {
 			a.Atime, a.Mtime = k.atime, k.mtime

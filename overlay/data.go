@@ -186,11 +186,16 @@ func (u *Upper) restoreKept(a at, k *kept) error {
 const copyChunk = 1 << 20
 
 // copyData copies n bytes. Data that lies uncompressed in a file is copied or
-// shared by the kernel; zeros become holes.
+// shared by the kernel; zeros become holes, and holes stay.
 func copyData(fd int, src layer.File, n int64) error {
 	var buf []byte
-	for off := int64(0); off < n; {
-		want := int(min(n-off, copyChunk))
+	for off, end := int64(0), int64(0); off < n; {
+		if off >= end {
+			if off, end = src.Data(off); off >= n {
+				return nil
+			}
+		}
+		want := int(min(n-off, end-off, copyChunk))
 		if done, err := copyDirect(fd, src, off, want); err != nil {
 			return err
 		} else if done > 0 {

@@ -307,7 +307,7 @@ func (h *Handle) Allocate(mode uint32, off, n int64) error {
 	return pathError("fallocate", at{}, retryEINTR(func() error { return unix.Fallocate(f.fd, mode, off, n) }))
 }
 
-// Seek is lseek(2) with SEEK_DATA or SEEK_HOLE. Data of the lower is one piece.
+// Seek is lseek(2) with SEEK_DATA or SEEK_HOLE.
 func (h *Handle) Seek(off int64, whence int) (int64, error) {
 	f, err := h.data()
 	if err != nil {
@@ -324,11 +324,16 @@ func (h *Handle) Seek(off int64, whence int) (int64, error) {
 	if off < 0 || off >= size {
 		return 0, ErrNoData
 	}
-	switch whence {
-	case unix.SEEK_DATA:
+	start, end := h.lower.Data(off)
+	switch {
+	case whence == unix.SEEK_DATA && start < size:
+		return start, nil
+	case whence == unix.SEEK_DATA:
+		return 0, ErrNoData
+	case whence == unix.SEEK_HOLE && start > off:
 		return off, nil
-	case unix.SEEK_HOLE:
-		return size, nil
+	case whence == unix.SEEK_HOLE:
+		return end, nil
 	}
 	return 0, ErrInvalid
 }

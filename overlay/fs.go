@@ -224,7 +224,7 @@ func (fs *FS) lowerAttr(a layer.Attr) Attr {
 	case unix.S_IFDIR:
 		out.Size, out.Blocks = layer.DirSize, layer.DirSize/512
 	case unix.S_IFREG:
-		out.Blocks = (a.Size + 511) / 512
+		out.Blocks = a.Blocks
 	}
 	return fs.shown(out)
 }

@@ -24,6 +24,7 @@ type memInode struct {
 	sorted  []string          // directories
 	link    string            // symlinks
 	data    []byte            // regular files
+	hole    int64             // regular files: how much of data at the start
 	xattrs  map[string][]byte // all
 }
 
@@ -42,6 +43,7 @@ type memName struct {
 //	c PATH MODE MAJ MIN    character device
 //	x PATH NAME VALUE      extended attribute of PATH
 //	o PATH UID GID         owner of PATH
+//	s PATH OFF CONTENT     CONTENT at OFF of PATH, a hole before it
 func newMemLower(lines ...string) *memLower {
 	m := &memLower{inodes: []*memInode{nil}}
 	root := m.add(unix.S_IFDIR|0o755, 0)
@@ -86,6 +88,7 @@ func (m *memLower) line(w []string) {
 		content := strings.Join(w[3:], " ")
 		in = m.add(unix.S_IFREG|num(w[2], 8), int64(len(content)))
 		in.data = []byte(content)
+		in.attr.Blocks = (in.attr.Size + 511) / 512
 	case "l":
 		in = m.add(unix.S_IFLNK|0o777, int64(len(w[2])))
 		in.link = w[2]
@@ -102,6 +105,12 @@ func (m *memLower) line(w []string) {
 	case "o":
 		in := m.at(w[1])
 		in.attr.UID, in.attr.GID = num(w[2], 10), num(w[3], 10)
+		return
+	case "s":
+		in := m.at(w[1])
+		in.hole = int64(num(w[2], 10))
+		in.data = append(make([]byte, in.hole), w[3]...)
+		in.attr.Size, in.attr.Blocks = int64(len(in.data)), (int64(len(w[3]))+511)/512
 		return
 	default:
 		panic(w[0])
@@ -195,12 +204,17 @@ func (m *memLower) Names(ino Ino) iter.Seq2[Ino, string] {
 }
 
 func (m *memLower) Open(ino Ino) (layer.File, error) {
-	return memFile{bytes.NewReader(m.inodes[ino].data)}, nil
+	return memFile{bytes.NewReader(m.inodes[ino].data), m.inodes[ino].hole}, nil
 }
 
-type memFile struct{ *bytes.Reader }
+type memFile struct {
+	*bytes.Reader
+	hole int64
+}
 
 func (f memFile) Size() int64 { return f.Reader.Size() }
+
+func (f memFile) Data(off int64) (start, end int64) { return min(max(off, f.hole), f.Size()), f.Size() }
 
 func (memFile) Ready(int64, int) bool { return false }
 
