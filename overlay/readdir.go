@@ -125,7 +125,7 @@ func (fs *FS) listMerged(d dirRef) ([]DirEntry, error) {
 		return nil, err
 	}
 	defer fs.dirFDs.release(fd)
-	raw, err := fs.upper.readDir(fd.fd)
+	raw, err := fs.upper.list(fd.fd, 0)
 	if err != nil {
 		return nil, err
 	}

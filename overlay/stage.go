@@ -102,12 +102,16 @@ type rawEntry struct {
 	ino  uint64
 }
 
-// readDir lists an open directory, without "." and "..", in no order.
-func (u *Upper) readDir(fd int) ([]rawEntry, error) {
+// readDir lists an open directory, without "." and "..", in no order. It is for what
+// nobody sees as a read: the access time stays.
+func (u *Upper) readDir(fd int) ([]rawEntry, error) { return u.list(fd, unix.O_NOATIME) }
+
+// list is readDir with O_NOATIME or 0.
+func (u *Upper) list(fd, noAtime int) ([]rawEntry, error) {
 	// A new open file description: the position of fd may be in use elsewhere.
-	dirfd, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dirfd, err := u.open(at{fd, "."}, unix.O_RDONLY|unix.O_DIRECTORY|noAtime)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: ".", Err: err}
+		return nil, err
 	}
 	defer unix.Close(dirfd)
 	var out []rawEntry

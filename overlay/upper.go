@@ -21,6 +21,9 @@ type UpperOptions struct {
 	Rootless bool
 	// Volatile leaves out the fsync of a copy-up's data.
 	Volatile bool
+	// KeepAtime leaves access times as they are when the view is read, as a read-only
+	// mount does. Of a symlink it cannot.
+	KeepAtime bool
 	// FileWhiteouts makes whiteouts as files even where devices can be made.
 	FileWhiteouts bool
 	// Fault, where set, is asked before each system call that changes the upper;
@@ -35,6 +38,7 @@ type Upper struct {
 	work     int // immutable; owned
 	rootless bool
 	volatile bool
+	noAtime  int // immutable; O_NOATIME for what the view reads, or 0
 	fault    func(step string) error
 	euid     uint32 // immutable: who owns what is created with no chown
 	egid     uint32
@@ -88,6 +92,9 @@ func OpenUpper(opt UpperOptions) (_ *Upper, err error) {
 		root: -1, work: -1,
 		rootless: opt.Rootless, volatile: opt.Volatile, fault: opt.Fault, fileWhiteouts: opt.FileWhiteouts,
 		euid: uint32(os.Geteuid()), egid: uint32(os.Getegid()),
+	}
+	if opt.KeepAtime {
+		u.noAtime = unix.O_NOATIME
 	}
 	defer func() {
 		if err != nil {
@@ -176,8 +183,18 @@ func (u *Upper) stat(a at, st *unix.Statx_t) error {
 	return pathError("stat", a, err)
 }
 
-// open opens without following; flags are those of open(2).
+// open opens without following; flags are those of open(2). O_NOATIME is left out
+// where it is not allowed: with neither the owner nor CAP_FOWNER.
 func (u *Upper) open(a at, flags int) (int, error) {
+	flags |= u.noAtime
+	fd, err := u.openAs(a, flags)
+	if flags&unix.O_NOATIME != 0 && errors.Is(err, unix.EPERM) {
+		return u.openAs(a, flags&^unix.O_NOATIME)
+	}
+	return fd, err
+}
+
+func (u *Upper) openAs(a at, flags int) (int, error) {
 	flags |= unix.O_CLOEXEC | unix.O_NOCTTY
 	var fd int
 	err := retryEINTR(func() (err error) {

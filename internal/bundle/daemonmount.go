@@ -36,7 +36,9 @@ func (d *dir) joinUpper(lower *layer.Image, o *StateOptions, opt overlay.Options
 		return nil, fmt.Errorf("open work directory: %w", err)
 	}
 	defer work.close()
-	u, err := overlay.OpenUpper(overlay.UpperOptions{Upper: upper.fd, Work: work.fd, Rootless: o.Rootless, Volatile: o.Volatile})
+	u, err := overlay.OpenUpper(overlay.UpperOptions{
+		Upper: upper.fd, Work: work.fd, Rootless: o.Rootless, Volatile: o.Volatile, KeepAtime: opt.ReadOnly || o.ReadOnly,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +66,9 @@ func (s *server) mount() (err error) {
 	}
 	s.fuse, err = fusefs.Mount(s.fs, path, fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
-		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root, Passthrough: root && o.Passthrough,
+		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root,
+		// The kernel's own reads change access times.
+		Passthrough: root && o.Passthrough && !o.ReadOnly,
 		// A plain user alone may do all with the tree, as the image's root: the
 		// server decides. Whoever else is let in is checked by the kernel.
 		DefaultPermissions: root || o.AllowOther,
