@@ -33,7 +33,7 @@ type node struct {
 	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
 	subdirs int           // protected by mu; directories: of the merged view; -1: not counted yet
 	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
-	long    longCookies   // protected by mu; directories
+	taken   takenHashes   // protected by mu; directories
 	opens   int           // protected by mu; handles, and who has called holdFile
 	noCaps  bool          // protected by mu; the upper object has no security.capability, for certain
 	filling *kept         // protected by mu; set and cleared under dataMu too; nil: no data is being moved

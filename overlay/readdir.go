@@ -23,25 +23,34 @@ type DirEntry struct {
 // and goes beside it: reading goes on behind a cookie in any later listing.
 //
 // A program with a 32-bit off_t fails on a larger cookie (readdir in glibc: EOVERFLOW),
-// so that the hash has 30 bits. Names that have it in common take one of 62 bits, and
-// keep it: who reads the directory can meet them again further on, and misses none.
+// so that the hash has 29 bits. Names that have it in common take another hash, which is
+// above all of the first, and keep to it: who reads the directory can meet them again
+// further on, and misses none.
 const (
 	cookieDot    = 1
 	cookieDotDot = 2
 	cookieLower  = 3       // of the lower directory's first name; there are fewer than layer.InoLimit
 	cookieUpper  = 1 << 30 // the least of a hash
-	cookieLong   = 1 << 62 // the least of a long one; off_t is signed
+	cookieSecond = 3 << 29 // the least of a second hash
+	cookieThird  = 1 << 62 // the least of a third, of 62 bits; off_t is signed
 )
 
-// longCookies are a directory's names that have or had a hash in common with others.
-type longCookies map[string]bool
+// takenHashes says which names of a directory have or had a hash in common with others:
+// how many hashes of theirs are not used.
+type takenHashes map[string]int
 
-// upperCookies are the two cookies of a name that the lower directory does not have.
-func upperCookies(name string) (short, long uint64) {
+// upperCookie is a cookie of a name that the lower directory does not have.
+func upperCookie(name string, taken int) uint64 {
 	f := fnv.New64a()
 	_, _ = f.Write([]byte(name)) // cannot fail
 	h := f.Sum64()
-	return cookieUpper | (h^h>>32)&(cookieUpper-1), cookieLong | h>>2
+	switch taken {
+	case 0:
+		return cookieUpper | (h^h>>32)&(1<<29-1)
+	case 1:
+		return cookieSecond | h*0x9e3779b97f4a7c15>>35 // 2^64 divided by the golden ratio
+	}
+	return cookieThird | h>>2
 }
 
 // DirHandle is the listing of a directory, as it was when it was opened. Safe for
@@ -172,38 +181,38 @@ func (n *node) orderListing(list []DirEntry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for i := range list {
-		e := &list[i]
-		if e.Cookie != 0 {
-			continue
-		}
-		short, long := upperCookies(e.Name)
-		if e.Cookie = short; n.long[e.Name] {
-			e.Cookie = long
+		if e := &list[i]; e.Cookie == 0 {
+			e.Cookie = upperCookie(e.Name, n.taken[e.Name])
 		}
 	}
-	byCookie := func(a, b DirEntry) int { return cmp.Compare(a.Cookie, b.Cookie) }
-	slices.SortStableFunc(list, byCookie)
-	again := false
-	for i := 1; i < len(list); i++ {
-		first := list[i-1].Cookie
-		if list[i].Cookie != first || first >= cookieLong {
-			continue
-		}
-		for i--; i < len(list) && list[i].Cookie == first; i++ {
-			if n.long == nil {
-				n.long = longCookies{}
-			}
-			n.long[list[i].Name] = true
-			_, list[i].Cookie = upperCookies(list[i].Name)
-		}
-		again = true
+	for again := true; again; {
+		slices.SortStableFunc(list, func(a, b DirEntry) int { return cmp.Compare(a.Cookie, b.Cookie) })
+		again = n.partLocked(list)
 	}
-	if again {
-		slices.SortStableFunc(list, byCookie)
-	}
-	for i := 1; i < len(list); i++ { // two names of one long hash: once in 10^8 directories of 200,000
+	for i := 1; i < len(list); i++ { // two names of one third hash
 		list[i].Cookie = max(list[i].Cookie, list[i-1].Cookie+1)
 	}
+}
+
+// partLocked gives names that have a cookie in common their next, and reports whether
+// there were any. Preconditions: n.mu is held; list is sorted.
+func (n *node) partLocked(list []DirEntry) (parted bool) {
+	for i := 1; i < len(list); i++ {
+		same := list[i-1].Cookie
+		if list[i].Cookie != same || same >= cookieThird {
+			continue
+		}
+		if n.taken == nil {
+			n.taken = takenHashes{}
+		}
+		for i--; i < len(list) && list[i].Cookie == same; i++ {
+			e := &list[i]
+			n.taken[e.Name]++
+			e.Cookie = upperCookie(e.Name, n.taken[e.Name])
+		}
+		parted = true
+	}
+	return parted
 }
 
 // appendUpper adds an upper entry unless it is a whiteout. Its number is looked
