@@ -36,8 +36,9 @@ type sharedWork struct {
 	// cpus are the processors they run on, one each. What is idle of them decodes parts
 	// of a long DEFLATE stream ahead.
 	cpus *semaphore.Weighted
-	// parts are those that are not in use.
-	parts sync.Pool
+
+	mu    sync.Mutex
+	parts []*aheadPart // protected by mu; not in use, for their memory
 }
 
 // newSharedWork serves that many passes at a time, on that many processors. The caller

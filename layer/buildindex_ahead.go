@@ -91,10 +91,14 @@ func (s *aheadParts) plan(at int64) {
 
 // takePart gives a part that is not used, with the memory of one that was.
 func (s *sharedWork) takePart() *aheadPart {
-	p, ok := s.parts.Get().(*aheadPart)
-	if !ok {
+	var p *aheadPart
+	s.mu.Lock()
+	if n := len(s.parts); n > 0 {
+		p, s.parts = s.parts[n-1], s.parts[:n-1]
+	} else {
 		p = new(aheadPart)
 	}
+	s.mu.Unlock()
 	p.stop.Store(false)
 	p.done, p.start, p.cuts = make(chan struct{}), -1, p.cuts[:0]
 	return p
@@ -130,7 +134,11 @@ func (s *aheadParts) at(bit int64) (p *aheadPart, later int64) {
 }
 
 // recycle gives back a part that at gave.
-func (s *aheadParts) recycle(p *aheadPart) { s.shared.parts.Put(p) }
+func (s *aheadParts) recycle(p *aheadPart) {
+	s.shared.mu.Lock()
+	s.shared.parts = append(s.shared.parts, p)
+	s.shared.mu.Unlock()
+}
 
 // end waits for what still runs.
 func (s *aheadParts) end() {
@@ -153,6 +161,7 @@ func (p *aheadPart) decode(file *os.File, size int64) {
 		p.buf = make([]byte, 0, first+inflate.InSlack)
 	}
 	p.buf = p.buf[:0]
+	p.a.Most = aheadPlain + 2*gzipStep
 	p.a.In = inflate.Input{At: p.target}
 	p.a.Fill = func(in *inflate.Input) error { return p.read(in, file, size, aheadSpare) }
 	if p.read(&p.a.In, file, size, first) != nil {

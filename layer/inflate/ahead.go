@@ -25,6 +25,8 @@ const windowUnit = 1 << 15
 // Brunst, 2023).
 type Ahead struct {
 	Gzip
+	// Most is how many plain bytes it is to decode at most, or little more.
+	Most int
 
 	units  []uint16 // the window's first
 	nunits int      // how many of them count, the window's too
@@ -55,12 +57,15 @@ func (a *Ahead) Start(bit int64) {
 		a.bits, a.nbits = uint64(a.In.Buf[a.In.Pos])>>part, 8-part
 		a.In.Pos++
 	}
-	a.units = longer(a.units, WindowSize)
+	a.units = longer(a.units, WindowSize, a.room())
 	for i := range a.units[:WindowSize] {
 		a.units[i] = windowUnit | uint16(i)
 	}
 	a.nunits, a.narrow, a.out = WindowSize, false, Output{}
 }
+
+// room is how long units and bytes are made.
+func (a *Ahead) room() int { return WindowSize + a.Most + OutSlack }
 
 // Len is how many plain bytes were decoded.
 func (a *Ahead) Len() int {
@@ -92,7 +97,7 @@ func (a *Ahead) Decode(n int) error {
 // decodeBytes is Decode where the window does not count any more.
 func (a *Ahead) decodeBytes(n int) error {
 	a.out.Limit = WindowSize + n - int(a.out.Origin)
-	a.bytes = longer(a.bytes, a.out.Limit+OutSlack)
+	a.bytes = longer(a.bytes, a.out.Limit+OutSlack, a.room())
 	a.out.Dst = a.bytes
 	if a.end != nil {
 		if err := a.Gzip.Decode(&a.out); !errors.Is(err, io.EOF) {
@@ -131,7 +136,7 @@ func (a *Ahead) endFirst() error {
 // decodeUnits is Decode while the window counts.
 func (a *Ahead) decodeUnits(n int) error {
 	limit := WindowSize + n
-	a.units = longer(a.units, limit+OutSlack)
+	a.units = longer(a.units, limit+OutSlack, a.room())
 	for {
 		b := buffers[uint16]{
 			src: a.In.Buf, in: a.In.Pos, end: a.In.End, eof: a.In.EOF, pause: a.pause(),
@@ -176,7 +181,7 @@ func (a *Ahead) MayBeBlock(f *BlockFinder) bool {
 // the last units.
 func (a *Ahead) goNarrow(last []uint16) {
 	a.narrow = true
-	a.bytes = longer(a.bytes, WindowSize+OutSlack)
+	a.bytes = longer(a.bytes, WindowSize+OutSlack, a.room())
 	for i, u := range last {
 		a.bytes[i] = byte(u)
 	}
@@ -207,13 +212,13 @@ func (a *Ahead) Copy(dst []byte, at int) int {
 	return n
 }
 
-// longer is s with n elements or more. It grows by doubling, from what most parts of a
-// stream come up to.
-func longer[T any](s []T, n int) []T {
+// longer is s with n elements or more, with most where it has to be made anew: what is
+// not written to takes no memory.
+func longer[T any](s []T, n, most int) []T {
 	if len(s) >= n {
 		return s
 	}
-	return append(s, make([]T, max(n, 2*len(s), 1<<19)-len(s))...)
+	return append(make([]T, 0, max(n, most)), s...)[:max(n, most)]
 }
 
 // Adopt makes g, which stands where a started, go on where a stands. at is the position in
