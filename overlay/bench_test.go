@@ -65,6 +65,15 @@ func BenchmarkRequests(b *testing.B) {
 	})
 }
 
+// benchLower looks one of BenchmarkChanges' lower files up.
+func benchLower(fs *FS, i int) (Attr, error) {
+	d, err := fs.Lookup(1, "d")
+	if err != nil {
+		return d, err
+	}
+	return fs.Lookup(d.Ino, fmt.Sprint("f", i%1000))
+}
+
 // The union's own cost of changes, on an upper in the test's temporary directory.
 func BenchmarkChanges(b *testing.B) {
 	lines := []string{"d d 755"}
@@ -92,11 +101,7 @@ func BenchmarkChanges(b *testing.B) {
 			return err
 		}},
 		{"chmod of a lower file", nil, func(fs *FS, i int) error {
-			d, err := fs.Lookup(1, "d")
-			if err != nil {
-				return err
-			}
-			a, err := fs.Lookup(d.Ino, fmt.Sprint("f", i%1000))
+			a, err := benchLower(fs, i)
 			if err != nil {
 				return err
 			}
@@ -116,11 +121,7 @@ func BenchmarkChanges(b *testing.B) {
 			return errors.Join(fs.Rename(1, "v", 1, "w", 0), fs.Rmdir(1, "w"))
 		}},
 		{"write to a lower file", nil, func(fs *FS, i int) error {
-			d, err := fs.Lookup(1, "d")
-			if err != nil {
-				return err
-			}
-			a, err := fs.Lookup(d.Ino, fmt.Sprint("f", i%1000))
+			a, err := benchLower(fs, i)
 			if err != nil {
 				return err
 			}
