@@ -48,14 +48,10 @@ type kernel interface {
 }
 
 func newOps(fs *overlay.FS, log *slog.Logger, passthrough bool) *ops {
-	o := &ops{
+	return &ops{
 		fs: fs, log: log, passthrough: passthrough, yield: func() {},
 		io: ioModes{log: log, inodes: map[overlay.Ino]*inodeIO{}},
 	}
-	if fs != nil {
-		fs.OnCtime(o.expireAttr)
-	}
-	return o
 }
 
 // String names the file system's type in mount tables (fuse.umoci-mount).

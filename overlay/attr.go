@@ -59,7 +59,6 @@ func (fs *FS) getAttr(ino Ino) (Attr, error) {
 
 // nodeAttrLocked describes a node. Preconditions: treeMu and n.mu are held.
 func (fs *FS) nodeAttrLocked(n *node) (Attr, error) {
-	n.told.Store(true) // before it is looked at: a copy-up meanwhile will say so
 	if !n.upper.Load() {
 		a, err := fs.lower.Attr(n.lower)
 		if err != nil {
@@ -90,7 +89,7 @@ func (fs *FS) upperAttrLocked(n *node, st *unix.Statx_t) (Attr, error) {
 		Ino: n.ino, Mode: n.typ | uint32(st.Mode)&0o7777, Nlink: st.Nlink, UID: st.Uid, GID: st.Gid,
 		Size: int64(st.Size), Blocks: int64(st.Blocks), Blksize: 4096,
 		Atime: toTimespec(st.Atime), Mtime: toTimespec(st.Mtime),
-		Ctime: toTimespec(st.Ctime), Btime: toTimespec(st.Btime),
+		Ctime: n.ctimeLocked(st), Btime: toTimespec(st.Btime),
 	}
 	switch n.typ {
 	case unix.S_IFDIR:

@@ -65,12 +65,16 @@ func (fs *FS) findUpper(ino Ino) (*node, error) {
 
 // copyUp gives a node an upper object with the lower's metadata. The data of a
 // regular file stays where it is. Preconditions: treeMu is held; no node.mu is.
-func (fs *FS) copyUp(n *node) error {
+func (fs *FS) copyUp(n *node) error { return fs.copyUpAs(n, nil) }
+
+// copyUpAs is copyUp of an inode whose owner or mode is about to be set. Where it can, it
+// makes the upper object with them, and takes them out of set.
+func (fs *FS) copyUpAs(n *node, set *SetAttr) error {
 	if n.upper.Load() {
 		return nil
 	}
 	if n.isDir() {
-		return fs.copyUpDir(n)
+		return fs.copyUpDirAs(n, set)
 	}
 	names, err := fs.lowerNames(n)
 	if err != nil {
@@ -90,6 +94,10 @@ func (fs *FS) copyUp(n *node) error {
 	if err != nil {
 		return err
 	}
+	done, err := fs.setObject(o, set)
+	if err != nil {
+		return err
+	}
 	o.lower = n.lower
 	if o.typ() == unix.S_IFREG {
 		o.metacopy = o.size > 0
@@ -101,7 +109,11 @@ func (fs *FS) copyUp(n *node) error {
 	if s.fd >= 0 {
 		defer unix.Close(s.fd)
 	}
-	return fs.publishAll(n, s, o, names)
+	if err := fs.publishAll(n, s, o, names); err != nil {
+		return err
+	}
+	set.without(done)
+	return nil
 }
 
 // publishAll links a staged copy to every name of its lower inode, and moves it
@@ -193,17 +205,11 @@ func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.upper.restoreTimes(dir, &st); err != nil {
+	if err := fs.restoreTimesLocked(to.parent, dir, &st); err != nil {
 		// The copy is there, and whole; only the directory looks changed.
 		fs.log.Warn("restore a directory's times after a copy-up", "name", to.name, "error", err)
 	}
-	fs.ctimeMoved(to.parent)
 	return nil
-}
-
-// restoreTimes sets access and modification time to what st says.
-func (u *Upper) restoreTimes(a at, st *unix.Statx_t) error {
-	return u.utimes(a, toUnix(toTimespec(st.Atime)), toUnix(toTimespec(st.Mtime)))
 }
 
 // unpublish takes back the names that a copy-up which failed had published, and
@@ -220,7 +226,7 @@ func (fs *FS) unpublish(n *node, names []namedIn) bool {
 			err = fs.upper.stat(dir, &st)
 			if m, merr := fs.upper.meta(p.at); err == nil && merr == nil && m.lower == n.lower {
 				if err = fs.upper.unlink(p.at, 0); err == nil {
-					err = fs.upper.restoreTimes(dir, &st)
+					err = fs.restoreTimesLocked(to.parent, dir, &st)
 				}
 			}
 			if err != nil {
@@ -255,9 +261,11 @@ func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
 	return nil
 }
 
-// copyUpDir makes the upper directory of n and of its parents. It does not tell of n's own
-// ctime: n is what the request changes, or what is copied up next is put into it.
-func (fs *FS) copyUpDir(n *node) error {
+// copyUpDir makes the upper directory of n and of its parents.
+func (fs *FS) copyUpDir(n *node) error { return fs.copyUpDirAs(n, nil) }
+
+// copyUpDirAs is copyUpDir, with what is to be set of n: see copyUpAs.
+func (fs *FS) copyUpDirAs(n *node, set *SetAttr) error {
 	if n.upper.Load() {
 		return nil
 	}
@@ -273,6 +281,11 @@ func (fs *FS) copyUpDir(n *node) error {
 		return nil
 	}
 	o, err := fs.lowerSource(n.lower)
+	if err != nil {
+		return err
+	}
+	showed := *o.mtime // a lower object's ctime
+	done, err := fs.setObject(o, set)
 	if err != nil {
 		return err
 	}
@@ -294,8 +307,13 @@ func (fs *FS) copyUpDir(n *node) error {
 	}
 	n.over = overrideOf(fs.upper, o)
 	n.subdirs = -1
+	if p, err := fs.placeLocked(n); err == nil {
+		fs.keepCtimeLocked(n, p.at, showed)
+		fs.put(p)
+	}
 	n.upper.Store(true)
 	fs.table.touch(n)
+	set.without(done)
 	return nil
 }
 

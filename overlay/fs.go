@@ -43,8 +43,7 @@ type FS struct {
 	ids      IDMap
 	squash   *Owner
 	rootUser *Owner
-	removed  func()    // see OnRemoval
-	onCtime  func(Ino) // see OnCtime
+	removed  func() // see OnRemoval
 	root     *node
 	dirFDs   dirFDs
 	table    table
@@ -60,19 +59,6 @@ type FS struct {
 // removed: by whoever removes all of the bundle, and is at its mountpoint now. It must
 // come before the first request.
 func (fs *FS) OnRemoval(f func()) { fs.removed = f }
-
-// OnCtime has f called when a directory's ctime changes although nothing of what was asked
-// for changes it: a copy-up writes to the directories on the way. It comes before the
-// reply to the request, and once until somebody asks for the directory's attributes. f may
-// not call the FS, which holds locks. It must be set before the first request.
-func (fs *FS) OnCtime(f func(Ino)) { fs.onCtime = f }
-
-// ctimeMoved tells who is to know of n's ctime.
-func (fs *FS) ctimeMoved(n *node) {
-	if n.told.Swap(false) && fs.onCtime != nil {
-		fs.onCtime(n.ino)
-	}
-}
 
 // New joins a lower tree and an upper directory, of which it takes ownership;
 // with no upper the view is read-only. What an earlier crash left behind is

@@ -19,7 +19,6 @@ type node struct {
 	file     atomic.Pointer[openFile] // the upper file while it is open; set under mu
 
 	removed atomic.Bool // a directory that no name leads to any more; set once
-	told    atomic.Bool // directories: its ctime may be known since a copy-up last changed it (FS.ctimeMoved)
 
 	dataMu sync.Mutex // serialises what moves data from the lower to the upper
 	copyMu sync.Mutex // serialises copy-up of metadata
@@ -33,6 +32,7 @@ type node struct {
 	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
 	subdirs int           // protected by mu; directories: of the merged view; -1: not counted yet
 	inherit *inheritance  // protected by mu; directories: what new objects take from it; nil: not read yet
+	ctime   keptCtime     // protected by mu; directories
 	taken   takenHashes   // protected by mu; directories
 	opens   int           // protected by mu; handles, and who has called holdFile
 	noCaps  bool          // protected by mu; the upper object has no security.capability, for certain
@@ -54,9 +54,7 @@ type inheritance struct {
 }
 
 func newNode(ino Ino, typ uint32, lower Ino) *node {
-	n := &node{ino: ino, typ: typ, lower: lower, anchor: -1, keep: -1, subdirs: -1}
-	n.told.Store(true) // what has no node is described without one
-	return n
+	return &node{ino: ino, typ: typ, lower: lower, anchor: -1, keep: -1, subdirs: -1}
 }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }

@@ -413,4 +413,5 @@ func (fs *FS) settle(n, dir *node, name string) {
 		n.anchor = -1
 	}
 	fs.moveLocked(n, dir, name)
+	n.ctime = keptCtime{}
 }

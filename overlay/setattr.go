@@ -29,6 +29,7 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 		return Attr{}, err
 	}
 	defer fs.put(p)
+	n.ctime = keptCtime{}
 	if err := fs.setOwnerModeLocked(n, p.at, &set); err != nil {
 		return Attr{}, err
 	}
@@ -48,13 +49,13 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 	return fs.upperAttrLocked(n, &st)
 }
 
-// setSize is the first part of SetAttr: copy-up, and the length. The node comes
-// back referenced.
+// setSize is the first part of SetAttr: copy-up, with what that has set taken out of
+// set, and the length. The node comes back referenced.
 func (fs *FS) setSize(ino Ino, set *SetAttr) (*node, error) {
 	fs.treeMu.RLock()
 	n, err := fs.node(ino, true)
 	if err == nil && !(set.Valid == KillSuidgid && n.typ != unix.S_IFREG) {
-		if err = fs.copyUp(n); err != nil {
+		if err = fs.copyUpAs(n, set); err != nil {
 			fs.treeMu.RUnlock()
 			fs.unref(n)
 			return nil, err
@@ -77,6 +78,38 @@ func (fs *FS) setSize(ino Ino, set *SetAttr) (*node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// setObject gives an object that is to be a copy of a lower one the owner and mode of set,
+// and reports what of set that is: nothing where one changes more than itself, as an
+// ACL, a capability or a set-id bit.
+func (fs *FS) setObject(o *object, set *SetAttr) (SetattrMask, error) {
+	const mask = SetMode | SetUID | SetGID
+	if set == nil || set.Valid&mask == 0 || len(o.xattrs) > 0 || o.typ() == unix.S_IFLNK ||
+		o.mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		return 0, nil
+	}
+	uid, gid, err := fs.imageIDs(set)
+	if err != nil {
+		return 0, err
+	}
+	if uid >= 0 {
+		o.uid = uint32(uid)
+	}
+	if gid >= 0 {
+		o.gid = uint32(gid)
+	}
+	if set.Valid&SetMode != 0 {
+		o.mode = o.typ() | set.Mode&0o7777
+	}
+	return set.Valid & mask, nil
+}
+
+// without takes out what is done. set may be nil.
+func (set *SetAttr) without(done SetattrMask) {
+	if set != nil {
+		set.Valid &^= done
+	}
 }
 
 func setTime(set *SetAttr, given, now SetattrMask, t Timespec) unix.Timespec {

@@ -299,6 +299,7 @@ func (fs *FS) changeXattr(ino Ino, name string, f func(n *node, a at) error) err
 	}
 	defer fs.put(p)
 	n.noCaps = n.noCaps && name != xattrCapability
+	n.ctime = keptCtime{}
 	if err := f(n, p.at); err != nil {
 		return err
 	}
