@@ -195,56 +195,50 @@ func (u *Upper) applyPrivate(a at, o *object) error {
 
 // applyOwnerMode sets owner and mode where the creating system call did not.
 func (u *Upper) applyOwnerMode(a at, o *object) error {
+	mode := o.mode & 0o7777
+	var over *overrideStat
 	if u.rootless {
-		_, err := u.setOverride(a, overrideStat{uid: o.uid, gid: o.gid, mode: o.mode & 0o7777, typ: o.typ(), rdev: o.rdev}, u.standIn(o))
-		return err
-	}
-	if o.uid != u.euid || o.gid != u.egid {
+		want := overrideStat{uid: o.uid, gid: o.gid, mode: mode, typ: o.typ(), rdev: o.rdev}
+		mode, over = want.split(u.standIn(o))
+	} else if o.uid != u.euid || o.gid != u.egid {
 		if err := u.chown(a, int(o.uid), int(o.gid)); err != nil {
 			return err
 		}
 	}
-	if o.typ() == unix.S_IFLNK {
+	if o.typ() != unix.S_IFLNK || u.standIn(o) {
+		var st unix.Statx_t
+		if err := u.stat(a, &st); err != nil {
+			return err
+		}
+		if uint32(st.Mode)&0o7777 != mode {
+			if err := u.chmod(a, mode); err != nil {
+				return err
+			}
+		}
+	}
+	if over == nil {
 		return nil
 	}
-	var st unix.Statx_t
-	if err := u.stat(a, &st); err != nil || uint32(st.Mode)&0o7777 == o.mode&0o7777 {
-		return err
-	}
-	return u.chmod(a, o.mode&0o7777)
+	return u.setxattr(a, xattrOverride, []byte(over.String()), 0)
 }
 
-// setOverride stores owner and mode in a plain user's upper: in the inode alone
-// where that says it all, else in an override_stat attribute beside an inode mode
-// that keeps the user able to work. want.typ is the type of the view; real files
-// and directories do not repeat it.
+// setOverride stores owner and mode in a plain user's upper. want.typ is the type of the
+// view. It gives what is stored in an attribute, or nil.
 func (u *Upper) setOverride(a at, want overrideStat, standIn bool) (*overrideStat, error) {
-	typ := want.typ
-	perm := want.mode & 0o777
-	switch {
-	case standIn:
-		perm = 0o600
-	case typ == unix.S_IFDIR:
-		perm |= 0o700
-	default:
-		perm |= 0o600
-	}
-	if typ != unix.S_IFLNK || standIn {
+	perm, over := want.split(standIn)
+	if want.typ != unix.S_IFLNK || standIn {
 		if err := u.chmod(a, perm); err != nil {
 			return nil, err
 		}
 	}
-	if !standIn {
-		want.typ = 0
-		if typ != unix.S_IFREG && typ != unix.S_IFDIR || want.uid == 0 && want.gid == 0 && want.mode == perm {
-			err := u.removexattr(a, xattrOverride)
-			if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
-				err = nil
-			}
-			return nil, err
-		}
+	if over != nil {
+		return over, u.setxattr(a, xattrOverride, []byte(over.String()), 0)
 	}
-	return &want, u.setxattr(a, xattrOverride, []byte(want.String()), 0)
+	err := u.removexattr(a, xattrOverride)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil
+	}
+	return nil, err
 }
 
 // natural reports whether the creating system call alone gives the object its

@@ -21,6 +21,25 @@ type overrideStat struct {
 	rdev uint64
 }
 
+// split is how a plain user's upper holds o: with a mode of the inode's that keeps the user
+// able to work, and an attribute; nil where the mode says it all. o.typ is the type of the
+// view; real files and directories do not repeat it in the attribute.
+func (o overrideStat) split(standIn bool) (perm uint32, over *overrideStat) {
+	if standIn {
+		return 0o600, &o
+	}
+	typ := o.typ
+	perm = o.mode&0o777 | 0o600
+	if typ == unix.S_IFDIR {
+		perm |= 0o700
+	}
+	if typ != unix.S_IFREG && typ != unix.S_IFDIR || o.uid == 0 && o.gid == 0 && o.mode == perm {
+		return perm, nil
+	}
+	o.typ = 0
+	return perm, &o
+}
+
 var overrideTypes = map[string]uint32{
 	"dir":     unix.S_IFDIR,
 	"file":    unix.S_IFREG,
