@@ -46,6 +46,7 @@ type Holder struct {
 type BusyError struct {
 	Path    string
 	Holders []Holder
+	Copied  bool // it is unmounted, and the holders have it in mount namespaces of their own
 }
 
 func (e *BusyError) Unwrap() error { return ErrBusy }
@@ -57,6 +58,10 @@ func (e *BusyError) Error() string {
 	var names []string
 	for _, h := range e.Holders {
 		names = append(names, fmt.Sprintf("%d %s (%s)", h.PID, h.Command, h.How))
+	}
+	if e.Copied {
+		return fmt.Sprintf("%s is unmounted, but its daemon goes on for mount namespaces that have a copy of the mount: end %s",
+			e.Path, strings.Join(names, ", "))
 	}
 	return fmt.Sprintf("%s is busy: held by %s", e.Path, strings.Join(names, ", "))
 }

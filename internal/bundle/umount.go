@@ -28,11 +28,16 @@ type UmountOptions struct {
 // aloneWait is how long a daemon may take to end by itself where it is to be alone.
 const aloneWait = 300 * time.Millisecond
 
-// daemonEnd is how long Umount waits for the daemon after the kernel let go.
-const daemonEnd = 30 * time.Second
+// daemonEnd is how long Umount waits for the daemon after the kernel let go, and copiedWait
+// how long before it looks for mount namespaces that have a copy of the mount.
+const (
+	daemonEnd  = 30 * time.Second
+	copiedWait = time.Second
+)
 
 // Umount unmounts a bundle and waits for its daemon's end. *BusyError names who
-// keeps it from that; nothing has changed then.
+// keeps it from that; nothing has changed then, but for a mount that other mount namespaces
+// have copies of (Copied).
 func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 	d, err := openDir(bundle)
 	if err != nil {
@@ -73,7 +78,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		return err
 	}
 	if !opt.Lazy {
-		if err := d.waitEnd(ctx); err != nil {
+		if err := d.waitEndOf(ctx, e); err != nil {
 			return err
 		}
 	}
@@ -222,6 +227,24 @@ func fusermountUnmount(point string, lazy bool) error {
 		return fmt.Errorf("%s: %s: %w", name, strings.TrimSpace(string(out)), err)
 	}
 	return errors.New("fusermount3 not found: install the fuse3 package")
+}
+
+// waitEndOf is waitEnd after e was unmounted; nil: it was not this mount namespace's. Where
+// others have copies of it, which none of them may know, it says so and does not wait.
+func (d *dir) waitEndOf(ctx context.Context, e *mountEntry) error {
+	if e == nil {
+		return d.waitEnd(ctx)
+	}
+	short, cancel := context.WithTimeout(ctx, copiedWait)
+	defer cancel()
+	err := d.waitEnd(short)
+	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if others := findHolders(e); len(others) > 0 {
+		return &BusyError{Path: e.Point, Holders: others, Copied: true}
+	}
+	return d.waitEnd(ctx)
 }
 
 // waitEnd waits for the end of the bundle's daemon.

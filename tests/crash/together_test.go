@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,6 +143,35 @@ func TestAnUmountWhileFilesAreInUseNamesTheHolderAndChangesNothing(t *testing.T)
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
+	b.Umount(t)
+}
+
+// A mount namespace that is made while a bundle is mounted has a copy of its mount, as of
+// all others, and need not know.
+func TestAnUmountNamesWhoHasACopyOfTheMount(t *testing.T) {
+	layout := baseLayout(t)
+	b := env.Mount(t, layout+":base")
+	pid := daemonOf(t, b.Path)
+	other := exec.Command("sleep", "300")
+	other.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		_ = other.Process.Kill()
+		_ = other.Wait() //nolint:errcheck // it was killed
+	})
+	t.Cleanup(end)
+	r := env.Run(t, "umount", b.Path)
+	if want := fmt.Sprintf("%d sleep", other.Process.Pid); r.Code != imagetest.CodeBusy || !strings.Contains(r.Stderr, want) {
+		t.Errorf("exit %d: %s; want %q named", r.Code, r.Stderr, want)
+	}
+	if mounted(b.Rootfs()) {
+		t.Error("the bundle is still mounted here")
+	}
+	end()
+	awaitEnd(t, pid)
+	b.Remount(t)
 	b.Umount(t)
 }
 
