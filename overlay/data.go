@@ -1,8 +1,11 @@
 package overlay
 
 import (
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -31,14 +34,45 @@ func (fs *FS) openUpperLocked(n *node, flags int) (int, error) {
 }
 
 // kept is what moving data into an upper file undoes there. The file has it all the
-// same: it is shown, changed here too while the data moves, and restored at the end.
-// The node's mu protects it.
+// same: it is shown, changed here too while the data moves, and restored at the end. An
+// attribute of the file has it too (xattrFilling), for the mount after a crash. The node's
+// mu protects it.
 type kept struct {
 	atime Timespec
 	mtime Timespec
-	size  int64  // of the upper file; immutable
+	size  int64  // of the upper file, while data moves
 	caps  []byte // security.capability; nil: none
 }
+
+// String is k as seconds.nanoseconds of both times, and the capability's bytes in hexadecimal
+// where there is one.
+func (k *kept) String() string {
+	s := fmt.Sprintf("%d.%09d %d.%09d", k.atime.Sec, k.atime.Nsec, k.mtime.Sec, k.mtime.Nsec)
+	if k.caps != nil {
+		s += fmt.Sprintf(" %x", k.caps)
+	}
+	return s
+}
+
+// parseKept reads what String writes.
+func parseKept(s string) (*kept, error) {
+	k := new(kept)
+	atime, rest, _ := strings.Cut(s, " ")
+	mtime, caps, hasCaps := strings.Cut(rest, " ")
+	if _, err := fmt.Sscanf(atime+" "+mtime, "%d.%d %d.%d", &k.atime.Sec, &k.atime.Nsec, &k.mtime.Sec, &k.mtime.Nsec); err != nil {
+		return nil, fmt.Errorf("%q are no times: %w", s, err)
+	}
+	if hasCaps {
+		var err error
+		if k.caps, err = hex.DecodeString(caps); err != nil {
+			return nil, fmt.Errorf("%q is no capability: %w", caps, err)
+		}
+	}
+	return k, nil
+}
+
+// mark writes k into its file's attribute.
+func (u *Upper) mark(a at, k *kept) error { return u.setxattr(a, xattrFilling, []byte(k.String()), 0) }
 
 // setTimes notes the times that a change has set; st has those that are "now".
 func (k *kept) setTimes(set *SetAttr, st *unix.Statx_t) {
@@ -58,7 +92,7 @@ func (k *kept) setTimes(set *SetAttr, st *unix.Statx_t) {
 
 // fillData moves a regular file's data from the lower into its upper file, which
 // becomes size bytes long unless size is noTruncate. A crash on the way leaves
-// the data as it was: until the mark goes, the lower's counts.
+// the data as it was: until xattrMetacopy goes, the lower's counts, and what is kept.
 // Preconditions: n has an upper object; neither treeMu nor a node.mu is held.
 func (fs *FS) fillData(n *node, size int64) error {
 	if !n.metacopy.Load() {
@@ -103,6 +137,10 @@ func (fs *FS) beginFill(n *node, fd int) (*kept, error) {
 	if err := u.stat(a, &st); err != nil {
 		return nil, err
 	}
+	if k := n.filling; k != nil { // an earlier move did not come to its end
+		k.size = int64(st.Size)
+		return k, nil
+	}
 	k := &kept{atime: toTimespec(st.Atime), mtime: toTimespec(st.Mtime), size: int64(st.Size)}
 	if u.storedXattr(xattrCapability) == xattrCapability { // else writing drops nothing
 		var err error
@@ -110,6 +148,9 @@ func (fs *FS) beginFill(n *node, fd int) (*kept, error) {
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, err
 		}
+	}
+	if err := u.mark(a, k); err != nil {
+		return nil, err
 	}
 	n.filling = k
 	return k, nil
@@ -154,22 +195,26 @@ func (fs *FS) moveData(n *node, fd int, size, was int64) error {
 // again after moveErr. Preconditions: n.mu is held.
 func (fs *FS) endFillLocked(n *node, fd int, moveErr error) error {
 	u, a, k := fs.upper, at{fd, ""}, n.filling
-	n.filling = nil
 	err := moveErr
 	if err == nil {
 		err = u.restoreKept(a, k)
 	}
 	if err != nil {
-		// The disk may be full. The lower's data still counts: what fails here does no harm.
+		// The disk may be full. The lower's data still counts, and what is kept.
 		_ = unix.Ftruncate(fd, 0)
 		_ = unix.Ftruncate(fd, k.size)
-		_ = u.restoreKept(a, k)
+		if u.restoreKept(a, k) == nil && u.removexattr(a, xattrFilling) == nil {
+			n.filling = nil
+		}
 		return err
 	}
 	if err := u.removexattr(a, xattrMetacopy); err != nil {
 		return err // the upper's data counts, perhaps
 	}
+	n.filling = nil
 	n.metacopy.Store(false)
+	// Where this fails, it says nothing: the file is no metacopy.
+	_ = u.removexattr(a, xattrFilling)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -75,8 +76,20 @@ func duringFill(t *testing.T, opt UpperOptions, readErr error, do func(x *fixtur
 	return x, ino
 }
 
+// afterCrash is what the next mount finds where a crash ends x now.
+func afterCrash(x *fixture) *fixture {
+	x.t.Helper()
+	y := &fixture{t: x.t, lower: x.lower.(*pausingLower).memLower, dir: x.t.TempDir(), opt: x.opt} //nolint:forcetypeassert // duringFill's
+	if out, err := exec.Command("cp", "-a", x.dir+"/upper", x.dir+"/work", y.dir).CombinedOutput(); err != nil {
+		x.t.Fatalf("cp: %v: %s", err, out)
+	}
+	y.mount()
+	x.t.Cleanup(y.unmount)
+	return y
+}
+
 // TestWhatIsSetWhileDataMovesUpStays: moving data changes the times and drops the
-// capability, and restores neither over what was set meanwhile.
+// capability, and restores neither over what was set meanwhile; nor does a crash.
 func TestWhatIsSetWhileDataMovesUpStays(t *testing.T) {
 	caps := func(x *fixture, ino Ino) []byte {
 		t.Helper()
@@ -151,10 +164,21 @@ func TestWhatIsSetWhileDataMovesUpStays(t *testing.T) {
 						t.Errorf("%s (%+v, %v) %s: capability %x", c.name, opt, readErr, when, got)
 					}
 				}
+				var crashed *fixture
 				x, ino := duringFill(t, opt, readErr, func(x *fixture, ino Ino) {
 					must(t, c.do(x, ino))
 					check(x, ino, "meanwhile")
+					crashed = afterCrash(x)
 				})
+				check(crashed, crashed.mustIno("big"), "after a crash")
+				must(t, fsWrite(crashed, "big", "data", 0)) // which begins anew
+				if c.caps != nil {
+					must(t, crashed.fs.SetXattr(crashed.mustIno("big"), xattrCapability, c.caps, 0, false)) // a write drops it
+				}
+				_, err := crashed.fs.SetAttr(crashed.mustIno("big"), SetAttr{Valid: SetMtime, Mtime: c.mtime})
+				must(t, err)
+				crashed.remount()
+				check(crashed, crashed.mustIno("big"), "written to after a crash")
 				check(x, ino, "afterwards")
 				x.remount()
 				check(x, x.mustIno("big"), "remounted")

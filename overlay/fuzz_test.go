@@ -48,10 +48,10 @@ func FuzzInheritACL(f *testing.F) {
 // FuzzUpperAttributes opens a union whose upper holds a file and a directory with
 // any private attributes: every operation answers, with an error or not.
 func FuzzUpperAttributes(f *testing.F) {
-	f.Add("3", "/a/b", "y", "0:0:644")
-	f.Add("999999", "a/../..", "n", "1:1:777:symlink")
-	f.Add("-1", "", "", "x")
-	f.Fuzz(func(t *testing.T, ino, redirect, opaque, override string) {
+	f.Add("3", "/a/b", "y", "0:0:644", "1.5 1700000000.000000001 0102")
+	f.Add("999999", "a/../..", "n", "1:1:777:symlink", "-1.0 9999999999999.0")
+	f.Add("-1", "", "", "x", "x")
+	f.Fuzz(func(t *testing.T, ino, redirect, opaque, override, filling string) {
 		x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{Rootless: true})
 		x.unmount()
 		for _, name := range []string{"a", "top"} {
@@ -64,7 +64,7 @@ func FuzzUpperAttributes(f *testing.F) {
 			}
 			must(t, err)
 			for attr, value := range map[string]string{
-				xattrIno: ino, xattrRedirect: redirect, xattrOpaque: opaque, xattrOverride: override, xattrMetacopy: "",
+				xattrIno: ino, xattrRedirect: redirect, xattrOpaque: opaque, xattrOverride: override, xattrMetacopy: "", xattrFilling: filling,
 			} {
 				must(t, unix.Setxattr(p, attr, []byte(value), 0))
 			}

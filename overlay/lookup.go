@@ -187,7 +187,9 @@ func (fs *FS) adopt(d dirRef, a at, f *found, ref bool) error {
 	}
 	n := newNode(id.ino, id.typ, id.lower)
 	n.parent, n.name, n.over = d.n, a.name, m.override
-	n.metacopy.Store(m.metacopy && id.lower != 0)
+	if n.metacopy.Store(m.metacopy && id.lower != 0); n.metacopy.Load() {
+		n.filling = m.filling
+	}
 	n.upper.Store(true)
 	n.pinned = id.typ == unix.S_IFDIR && id.lower != 0 && !fs.atHome(d, a.name, id.lower)
 	have := fs.table.add(n, ref)
@@ -220,7 +222,7 @@ func (fs *FS) published(n, seen *node) {
 	if n.upper.Load() {
 		return
 	}
-	n.over = seen.over
+	n.over, n.filling = seen.over, seen.filling
 	n.metacopy.Store(seen.metacopy.Load())
 	fs.moveLocked(n, seen.parent, seen.name)
 	n.upper.Store(true)

@@ -36,7 +36,7 @@ type node struct {
 	taken   takenHashes   // protected by mu; directories
 	opens   int           // protected by mu; handles, and who has called holdFile
 	noCaps  bool          // protected by mu; the upper object has no security.capability, for certain
-	filling *kept         // protected by mu; set and cleared under dataMu too; nil: no data is being moved
+	filling *kept         // protected by mu; set and cleared under dataMu too; nil: no data is being moved, nor was at a crash
 
 	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
 	refs     int    // protected by table.mu; nodes whose parent it is, and handles

@@ -45,6 +45,9 @@ func (fs *FS) SetAttr(ino Ino, set SetAttr) (Attr, error) {
 	}
 	if n.filling != nil {
 		n.filling.setTimes(&set, &st)
+		if err := fs.upper.mark(p.at, n.filling); err != nil {
+			return Attr{}, err
+		}
 	}
 	return fs.upperAttrLocked(n, &st)
 }
@@ -149,6 +152,9 @@ func (fs *FS) setOwnerModeLocked(n *node, a at, set *SetAttr) error {
 		}
 		if n.filling != nil {
 			n.filling.caps = nil // chown(2) drops it
+			if err := fs.upper.mark(a, n.filling); err != nil {
+				return err
+			}
 		}
 	}
 	if set.Valid&SetMode != 0 {

@@ -25,6 +25,7 @@ const (
 	ownTrustedPrefix   = "trusted.umoci-mount."
 	xattrIno           = "user.umoci-mount.ino"            // decimal number of the lower inode
 	xattrInoTrusted    = "trusted.umoci-mount.ino"         // the same, on what takes no user attributes
+	xattrFilling       = "user.umoci-mount.filling"        // on a metacopy file that data is being moved into: what that undoes (kept)
 	xattrFileWhiteouts = "user.umoci-mount.file-whiteouts" // on the upper root: there may be whiteouts that are files
 	xattrRoot          = "user.umoci-mount.root"           // on the upper root: it has the lower root's attributes
 
@@ -37,6 +38,7 @@ type upperMeta struct {
 	lower    Ino // lower inode it is a copy of; 0: none recorded
 	opaque   bool
 	metacopy bool
+	filling  *kept
 	redirect string
 	override *overrideStat
 }
@@ -115,7 +117,7 @@ func (u *Upper) meta(a at) (upperMeta, error) {
 	}
 	for _, name := range splitNames(list) {
 		switch name {
-		case xattrOpaque, xattrRedirect, xattrIno, xattrInoTrusted, xattrOverride:
+		case xattrOpaque, xattrRedirect, xattrIno, xattrInoTrusted, xattrOverride, xattrFilling:
 		case xattrMetacopy:
 			m.metacopy = true
 			continue
@@ -131,6 +133,10 @@ func (u *Upper) meta(a at) (upperMeta, error) {
 			m.opaque = string(v) == "y"
 		case xattrRedirect:
 			m.redirect = string(v)
+		case xattrFilling:
+			if m.filling, err = parseKept(string(v)); err != nil {
+				return m, pathError("read upper", a, err)
+			}
 		case xattrOverride:
 			if !u.rootless {
 				continue

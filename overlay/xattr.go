@@ -217,10 +217,11 @@ func (fs *FS) setKeptCapsLocked(k *kept, a at, value []byte, flags int) error {
 	} else {
 		err = fs.upper.setxattr(a, xattrCapability, value, 0)
 	}
-	if err == nil {
-		k.caps = value
+	if err != nil {
+		return err
 	}
-	return err
+	k.caps = value
+	return fs.upper.mark(a, k)
 }
 
 // SetXattr sets an extended attribute; flags are unix.XATTR_CREATE and
