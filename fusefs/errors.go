@@ -20,6 +20,8 @@ var (
 	ErrNotDirectory = errors.New("mountpoint is not a directory")
 	// ErrBusyMountpoint: something is mounted there, or, when unmounting, used.
 	ErrBusyMountpoint = errors.New("mountpoint is in use")
+	// ErrReplaced: the path of the mountpoint led elsewhere while it was mounted on.
+	ErrReplaced = errors.New("the directory was replaced meanwhile")
 	// ErrDeadMount: a FUSE mount is there whose server has ended.
 	ErrDeadMount = errors.New("a mount whose server has ended is there: unmount it first")
 )

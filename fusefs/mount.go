@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 const (
@@ -124,26 +126,90 @@ func openMount(path string, opt *Options) (fd int, err error) {
 	return mountByHelper(path, opt)
 }
 
-// mountDirectly mounts with mount(2); suid programs and devices work.
+// mountDirectly mounts with fsopen(2) and its kin, which put a mount on an open directory,
+// wherever its path leads meanwhile.
 func mountDirectly(path string, opt *Options) (fd int, err error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return -1, err
+	on := opt.On
+	if on == nil {
+		if on, err = os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return -1, err
+		}
+		defer on.Close()
 	}
 	if fd, err = unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		return -1, err
 	}
-	words := append([]string{
-		fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d", fd, st.Mode&unix.S_IFMT, os.Geteuid(), os.Getegid()),
-	}, opt.mountWords()...)
-	var flags uintptr
-	if opt.ReadOnly {
-		flags |= unix.MS_RDONLY
+	mount, err := newMount(fd, opt)
+	if err == nil {
+		err = errors.Join(attach(mount, int(on.Fd()), path), unix.Close(mount))
 	}
-	if err := unix.Mount(opt.fsName(), path, "fuse."+subtype, flags, strings.Join(words, ",")); err != nil {
+	if err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
+}
+
+// newMount makes a mount that is nowhere yet, whose requests come by a descriptor.
+func newMount(device int, opt *Options) (mount int, err error) {
+	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	words := append(opt.mountWords(), "source="+opt.fsName(), "subtype="+subtype, fmt.Sprint("fd=", device),
+		fmt.Sprintf("rootmode=%o", unix.S_IFDIR), fmt.Sprint("user_id=", os.Geteuid()), fmt.Sprint("group_id=", os.Getegid()))
+	attrs := 0
+	if opt.ReadOnly {
+		words = append(words, "ro")
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if opt.Untrusted {
+		attrs |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	}
+	for _, word := range words {
+		if name, value, ok := strings.Cut(word, "="); ok {
+			err = unix.FsconfigSetString(fs, name, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, name)
+		}
+		if err != nil {
+			return -1, os.NewSyscallError("fsconfig "+word, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, os.NewSyscallError("fsconfig", err)
+	}
+	mount, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
+	return mount, os.NewSyscallError("fsmount", err)
+}
+
+// attach puts a mount on an open directory, and takes it away again where path does not
+// lead there: ErrReplaced.
+func attach(mount, on int, path string) error {
+	if err := unix.MoveMount(mount, "", on, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	err := leadsTo(path, mount)
+	if err != nil {
+		err = errors.Join(err, unix.Unmount(sys.ProcPath(mount, ""), unix.MNT_DETACH))
+	}
+	return err
+}
+
+// leadsTo is ErrReplaced where a path does not lead to the root of a mount. The mount is not
+// asked: nobody may answer yet.
+func leadsTo(path string, mount int) error {
+	there, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrReplaced, err)
+	}
+	defer unix.Close(there)
+	want, err1 := sys.MountID(mount)
+	got, err2 := sys.MountID(there)
+	if err := errors.Join(err1, err2); err != nil || got != want {
+		return errors.Join(ErrReplaced, err)
+	}
+	return nil
 }
 
 // mountByHelper has fusermount3 mount, which sends the descriptor over a socket that

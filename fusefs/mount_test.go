@@ -301,3 +301,63 @@ func TestAPlainUserIsToldWhatIsMissing(t *testing.T) {
 		t.Errorf("%v, want %v", err, want)
 	}
 }
+
+// TestADirectoryReplacedMeanwhileIsNotMountedOn: nor is what its name leads to now.
+func TestADirectoryReplacedMeanwhileIsNotMountedOn(t *testing.T) {
+	needRoot(t)
+	for name, replace := range map[string]func(dir string) error{
+		"nothing happens": func(string) error { return nil },
+		"it is moved away": func(dir string) error {
+			return os.Rename(dir+"/mnt", dir+"/moved")
+		},
+		"a symlink takes its place": func(dir string) error {
+			return errors.Join(os.Rename(dir+"/mnt", dir+"/moved"), os.Symlink("victim", dir+"/mnt"))
+		},
+		"another directory takes its place": func(dir string) error {
+			return unix.Renameat2(unix.AT_FDCWD, dir+"/mnt", unix.AT_FDCWD, dir+"/victim", unix.RENAME_EXCHANGE)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "mnt")
+			if err := errors.Join(os.Mkdir(path, 0o700), os.Mkdir(filepath.Join(dir, "victim"), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			on, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(on)
+			device, err := unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(device)
+			opt := rootOptions(false)
+			made, err := newMount(device, &opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(made)
+			if err := replace(dir); err != nil {
+				t.Fatal(err)
+			}
+			want := 0
+			if err = attach(made, on, path); name == "nothing happens" {
+				want = 1
+			}
+			if errors.Is(err, ErrReplaced) != (want == 0) {
+				t.Errorf("attach: %v", err)
+			}
+			table, err := os.ReadFile("/proc/self/mountinfo")
+			if n := strings.Count(string(table), dir+"/"); err != nil || n != want {
+				t.Errorf("%d mounts, want %d (%v)", n, want, err)
+			}
+			if want > 0 {
+				if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}

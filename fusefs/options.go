@@ -3,6 +3,7 @@ package fusefs
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"strconv"
 
@@ -21,9 +22,14 @@ type Options struct {
 	Log *slog.Logger
 	// Debug logs every request and reply.
 	Debug bool
-	// DirectMount mounts with mount(2), which takes root (of a user namespace
+	// DirectMount mounts with fsmount(2), which takes root (of a user namespace
 	// too), and lets set-id programs and devices work. Else fusermount3 mounts.
 	DirectMount bool
+	// Untrusted has set-id programs and devices not work in a direct mount either.
+	Untrusted bool
+	// On is the directory that is mounted on directly, open; nil: what the path of the
+	// mountpoint leads to. Where that is another: ErrReplaced.
+	On *os.File
 	// Passthrough lets the kernel read and write upper files by itself, where it
 	// can: root of the first user namespace, Linux 6.9.
 	Passthrough bool

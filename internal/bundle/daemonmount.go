@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/fusefs"
-	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
@@ -49,15 +48,18 @@ func (d *dir) joinUpper(lower *layer.Image, o *StateOptions, opt overlay.Options
 	return tree, nil
 }
 
+// mount mounts on the bundle's directory. Root does so on what is open, whatever becomes of
+// its name. What belongs to another user, who can get into it, must not lend that user the
+// set-id programs and devices of an image of his choice.
 func (s *server) mount() (err error) {
 	o := &s.state.Options
 	root := os.Geteuid() == 0
 	if s.under, err = s.dir.openPoint(); err != nil {
 		return err
 	}
-	before, err := ownMounts()
-	if err != nil {
-		return err
+	var owner unix.Stat_t
+	if err := unix.Fstat(int(s.dir.top.fd.Fd()), &owner); err != nil {
+		return &os.PathError{Op: "stat", Path: s.dir.path, Err: err}
 	}
 	at, name := s.dir.pointAt()
 	path := s.point
@@ -66,7 +68,8 @@ func (s *server) mount() (err error) {
 	}
 	s.fuse, err = fusefs.Mount(s.fs, path, fusefs.Options{
 		AllowOther: root || o.AllowOther, ReadOnly: o.ReadOnly, FSName: "umoci-mount",
-		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep, DirectMount: root,
+		Log: s.log, Debug: o.Debug, Sleepy: o.IdleSleep,
+		DirectMount: root, On: s.under, Untrusted: owner.Uid != 0,
 		// The kernel's own reads change access times.
 		Passthrough: root && o.Passthrough && !o.ReadOnly,
 		// A plain user alone may do all with the tree, as the image's root: the
@@ -76,41 +79,8 @@ func (s *server) mount() (err error) {
 	if cause := errors.Unwrap(err); root && cause != nil {
 		return fmt.Errorf("mount %s: %w", s.point, cause)
 	}
-	if err != nil || !root {
-		return err
+	if err == nil && root && owner.Uid != 0 {
+		s.log.Info("the bundle is another user's: set-id programs and devices do not work", "user", owner.Uid)
 	}
-	return s.settle(before)
-}
-
-// settle sees to it that root's mount is where it is to be: the name may have become a
-// symlink in the moment between. And what belongs to another user, who can get into it,
-// must not lend that user the set-id programs and devices of an image of his choice.
-// Nothing in the mount can be reached before it is served.
-func (s *server) settle(before []mountEntry) error {
-	point, err := s.dir.openPoint()
-	if err != nil {
-		return errors.Join(err, detachStray(before))
-	}
-	defer point.Close()
-	was, err1 := mountID(s.under)
-	now, err2 := mountID(point)
-	if err := errors.Join(err1, err2); err != nil || now == was {
-		return errors.Join(fmt.Errorf("mount %s: %w", s.point, errReplaced), err, s.unmount(), detachStray(before))
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(s.dir.top.fd.Fd()), &st); err != nil {
-		return errors.Join(&os.PathError{Op: "stat", Path: s.dir.path, Err: err}, s.unmount())
-	}
-	if st.Uid == 0 {
-		return nil
-	}
-	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV)
-	if s.state.Options.ReadOnly {
-		flags |= unix.MS_RDONLY
-	}
-	if err := unix.Mount("", sys.ProcPath(int(point.Fd()), ""), "", flags, ""); err != nil {
-		return errors.Join(fmt.Errorf("mount %s without devices: %w", s.point, err), s.unmount())
-	}
-	s.log.Info("the bundle is another user's: set-id programs and devices do not work", "user", st.Uid)
-	return nil
+	return err
 }

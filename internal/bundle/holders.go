@@ -22,6 +22,13 @@ func findHolders(m *mountEntry, self ...int) []Holder {
 	})
 }
 
+// copyHolders lists the processes whose mount namespaces have a mount that this one's does
+// not have any more.
+func copyHolders(m *mountEntry) []Holder {
+	own, _ := os.Readlink("/proc/self/ns/mnt") //nolint:errcheck // as in findHolders
+	return holders([]int{os.Getpid()}, func(dir string) string { return holdsInNamespace(dir, own, m) })
+}
+
 // holders lists the processes of which how, given their directory in /proc, has
 // something to say, but for some.
 func holders(skip []int, how func(dir string) string) []Holder {

@@ -3,14 +3,10 @@ package bundle
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // fsType is what mount tables show of our mounts.
@@ -89,38 +85,4 @@ func topAt(entries []mountEntry, path string) *mountEntry {
 		}
 	}
 	return nil
-}
-
-// mountID is the ID of the mount that an open file is in. No file system is asked.
-func mountID(f *os.File) (string, error) {
-	data, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(f.Fd())))
-	if err != nil {
-		return "", fmt.Errorf("look up a mount: %w", err)
-	}
-	for line := range strings.Lines(string(data)) {
-		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
-			return strings.TrimSpace(id), nil
-		}
-	}
-	return "", fmt.Errorf("look up a mount: %w", errors.ErrUnsupported)
-}
-
-// errReplaced: the mountpoint became something else while it was mounted on.
-var errReplaced = errors.New("the directory was replaced meanwhile")
-
-// detachStray takes away what was mounted since, but not on the mountpoint of a bundle.
-func detachStray(before []mountEntry) error {
-	now, err := ownMounts()
-	errs := []error{err}
-	for _, e := range now {
-		if e.FSType != fsType || slices.Contains(before, e) {
-			continue
-		}
-		if d := bundleAt(e.Point); d != nil {
-			errs = append(errs, d.close())
-			continue
-		}
-		errs = append(errs, unix.Unmount(e.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
-	}
-	return errors.Join(errs...)
 }

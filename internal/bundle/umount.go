@@ -241,7 +241,7 @@ func (d *dir) waitEndOf(ctx context.Context, e *mountEntry) error {
 	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	if others := findHolders(e); len(others) > 0 {
+	if others := copyHolders(e); len(others) > 0 {
 		return &BusyError{Path: e.Point, Holders: others, Copied: true}
 	}
 	return d.waitEnd(ctx)
