@@ -224,11 +224,7 @@ func appendLayer(ctx context.Context, opt *AppendOptions, command string, author
 // rememberLayer makes the next mount of the layer a warm one. That is worth no failure.
 func rememberLayer(ctx context.Context, opt *AppendOptions, stored *storedLayer) {
 	err := func() error {
-		dir, err := CacheDir(opt.CacheDir)
-		if err != nil {
-			return err
-		}
-		cache, err := newCache(dir, opt.Log)
+		cache, err := openCache(opt.CacheDir, opt.Log)
 		if err != nil {
 			return err
 		}

@@ -13,23 +13,12 @@ import (
 
 // CacheEntries lists what a cache directory holds, what was used last first.
 func CacheEntries(dir string, log *slog.Logger) (_ []layer.CacheEntry, err error) {
-	c, err := openCacheAt(dir, log)
+	c, err := openCache(dir, log)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	return c.Entries()
-}
-
-func openCacheAt(dir string, log *slog.Logger) (*openCache, error) {
-	dir, err := CacheDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return newCache(dir, log)
 }
 
 // CachePruneOptions of PruneCache. An entry goes where one of them says so.
@@ -46,7 +35,7 @@ type CachePruneOptions struct {
 
 // PruneCache removes entries of a cache that nobody has in use, and returns them.
 func PruneCache(ctx context.Context, opt CachePruneOptions) (_ []layer.CacheEntry, err error) {
-	c, err := openCacheAt(opt.CacheDir, opt.Log)
+	c, err := openCache(opt.CacheDir, opt.Log)
 	if err != nil {
 		return nil, err
 	}

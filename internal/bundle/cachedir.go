@@ -3,9 +3,12 @@ package bundle
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/umoci-mount/umoci-mount/layer"
 )
 
 // cacheEnv names the cache directory where no option does.
@@ -57,3 +60,28 @@ func openCacheDir(path string) (*os.Root, error) {
 	}
 	return root, nil
 }
+
+// dirCache is a cache with the directory it is in.
+type dirCache struct {
+	*layer.Cache
+	root *os.Root
+}
+
+// openCache opens the cache in the directory that CacheDir chooses. log may be nil.
+func openCache(option string, log *slog.Logger) (*dirCache, error) {
+	dir, err := CacheDir(option)
+	if err != nil {
+		return nil, err
+	}
+	root, err := openCacheDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	c, err := layer.OpenCache(root, layer.CacheOptions{Log: log})
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &dirCache{c, root}, nil
+}
+
+func (c *dirCache) close() error { return c.root.Close() }

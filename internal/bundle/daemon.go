@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/fusefs"
 	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
@@ -80,18 +79,15 @@ type serveOptions struct {
 
 // server is everything a mount's process holds.
 type server struct {
-	dir    *dir
-	point  string   // the mountpoint's path, as it was
-	under  *os.File // the mountpoint's own directory
-	log    *slog.Logger
-	state  *State
-	held   *os.File // "mounted", locked
-	layout *cas.Layout
-	unpin  func() error
-	cache  *openCache
-	lower  *layer.Image
-	fs     *overlay.FS
-	fuse   *fusefs.Server
+	dir   *dir
+	point string   // the mountpoint's path, as it was
+	under *os.File // the mountpoint's own directory
+	log   *slog.Logger
+	state *State
+	held  *os.File // "mounted", locked
+	lower lowerTree
+	fs    *overlay.FS
+	fuse  *fusefs.Server
 }
 
 // ballast is counted by the garbage collector as in use, and never touched, so that it
@@ -307,20 +303,10 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if err := unix.Flock(int(s.held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("%s: %w", s.dir.path, ErrMounted)
 	}
-	if s.layout, err = s.state.openLayout(); err != nil {
+	if err := s.lower.openState(ctx, s.state, "", s.log); err != nil {
 		return err
 	}
-	if s.unpin, err = s.layout.Pin(ctx); err != nil {
-		return err
-	}
-	o := &s.state.Options
-	if s.cache, err = newCache(o.CacheDir, s.log); err != nil {
-		return err
-	}
-	if s.lower, err = s.cache.Open(ctx, sources(ctx, s.layout, s.state.Layers), indexOptions(o, nil)); err != nil {
-		return err
-	}
-	if s.fs, err = s.dir.openOverlay(s.lower, o, false, s.log); err != nil {
+	if s.fs, err = s.dir.openOverlay(s.lower.Image, &s.state.Options, false, s.log); err != nil {
 		return err
 	}
 	s.fs.OnRemoval(func() {
@@ -335,12 +321,12 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 // holdImage says in the layout what the mount needs, in place of the pin, which would
 // keep gc off for as long as the mount lives.
 func (s *server) holdImage(ctx context.Context) error {
-	release, err := holdFor(ctx, s.layout, s.dir.path, s.state.Manifest)
+	release, err := holdFor(ctx, s.lower.layout, s.dir.path, s.state.Manifest)
 	if err != nil {
 		return err
 	}
-	err = s.unpin()
-	s.unpin = release
+	err = s.lower.unpin()
+	s.lower.unpin = release
 	return err
 }
 
@@ -350,18 +336,7 @@ func (s *server) close() error {
 	if s.fs != nil {
 		errs = append(errs, s.fs.Close())
 	}
-	if s.lower != nil {
-		errs = append(errs, s.lower.Close())
-	}
-	if s.cache != nil {
-		errs = append(errs, s.cache.close())
-	}
-	if s.unpin != nil {
-		errs = append(errs, s.unpin())
-	}
-	if s.layout != nil {
-		errs = append(errs, s.layout.Close())
-	}
+	errs = append(errs, s.lower.Close())
 	if s.under != nil {
 		errs = append(errs, s.under.Close())
 	}

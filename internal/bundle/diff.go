@@ -35,16 +35,13 @@ func newDiffing(ctx context.Context, v *View, log *slog.Logger) (*diffing, error
 	d := &diffing{view: v, base: v.Base, known: true}
 	var err error
 	d.image, err = v.Layout.Image(ctx, &cas.Path{Walk: v.From})
-	if errors.Is(err, cas.ErrBlobNotFound) {
-		return nil, fmt.Errorf("%w: %w", ErrOtherLayout, err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, otherLayout(err)
 	}
 	layers := stateLayers(d.image)
 	if n := len(v.State.Layers); !slices.Equal(layers, v.State.Layers) {
-		if d.base, err = v.image(ctx, layers); err != nil {
-			return nil, err
+		if d.base, err = v.lower.cache.Open(ctx, sources(ctx, v.Layout, layers), indexOptions(&v.State.Options, nil)); err != nil {
+			return nil, otherLayout(err)
 		}
 		d.owned = true
 		if d.known = len(layers) > n && slices.Equal(layers[:n], v.State.Layers); d.known {
@@ -89,7 +86,7 @@ func (d *diffing) candidates(ctx context.Context) (candidates, error) {
 		return w.paths(), err
 	}
 	for _, src := range sources(ctx, d.view.Layout, d.above) {
-		paths, err := d.view.cache.LayerPaths(ctx, src)
+		paths, err := d.view.lower.cache.LayerPaths(ctx, src)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", src.Digest, err)
 		}

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/umoci-mount/umoci-mount/cas"
-	"github.com/umoci-mount/umoci-mount/layer"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
@@ -22,12 +20,9 @@ type Editor struct {
 	enc  *json.Encoder
 	dec  *json.Decoder
 
-	dir    *dir
-	layout *cas.Layout
-	unpin  func() error
-	cache  *openCache
-	lower  *layer.Image
-	fs     *overlay.FS
+	dir   *dir
+	lower lowerTree
+	fs    *overlay.FS
 }
 
 // editLimit is how long a daemon may take for one change.
@@ -78,22 +73,13 @@ func (c *Editor) open(ctx context.Context, bundle string, log *slog.Logger) (err
 	if state.Options.ReadOnly {
 		return fmt.Errorf("%s was mounted with --read-only: %w", d.path, overlay.ErrReadOnly)
 	}
-	if c.layout, err = state.openLayout(); err != nil {
-		return err
-	}
-	if c.unpin, err = c.layout.Pin(ctx); err != nil {
-		return err
-	}
-	if c.cache, err = newCache(state.Options.CacheDir, log); err != nil {
-		return err
-	}
-	if c.lower, err = c.cache.Open(ctx, sources(ctx, c.layout, state.Layers), indexOptions(&state.Options, nil)); err != nil {
+	if err := c.lower.openState(ctx, state, "", log); err != nil {
 		return err
 	}
 	if err := d.makeUpper(); err != nil { // after umount --discard there is none
 		return err
 	}
-	c.fs, err = d.openOverlay(c.lower, &state.Options, false, log)
+	c.fs, err = d.openOverlay(c.lower.Image, &state.Options, false, log)
 	return err
 }
 
@@ -158,18 +144,7 @@ func (c *Editor) Close() error {
 	if c.fs != nil {
 		errs = append(errs, c.fs.Close())
 	}
-	if c.lower != nil {
-		errs = append(errs, c.lower.Close())
-	}
-	if c.cache != nil {
-		errs = append(errs, c.cache.close())
-	}
-	if c.unpin != nil {
-		errs = append(errs, c.unpin())
-	}
-	if c.layout != nil {
-		errs = append(errs, c.layout.Close())
-	}
+	errs = append(errs, c.lower.Close())
 	if c.dir != nil {
 		errs = append(errs, c.dir.close())
 	}

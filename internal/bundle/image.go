@@ -33,13 +33,9 @@ const defaultSpanCache = 32 << 20
 // Image is an image of a layout with its merged tree, read in this process without
 // a mount.
 type Image struct {
-	*layer.Image
+	lowerTree
 	Path     *cas.Path
 	Manifest *cas.Image
-
-	layout *cas.Layout
-	unpin  func() error
-	cache  *openCache
 }
 
 // OpenImage finds an image and indexes the layers that the cache does not know. Its
@@ -55,11 +51,12 @@ func OpenImage(ctx context.Context, opt ImageOptions) (*Image, error) {
 	return im, nil
 }
 
-func (im *Image) open(ctx context.Context, opt ImageOptions) (err error) {
-	if im.layout, err = cas.Open(opt.Layout); err != nil {
+func (im *Image) open(ctx context.Context, opt ImageOptions) error {
+	layout, err := cas.Open(opt.Layout)
+	if err != nil {
 		return err
 	}
-	if im.unpin, err = im.layout.Pin(ctx); err != nil {
+	if err := im.pin(ctx, layout); err != nil {
 		return err
 	}
 	if im.Path = opt.From; im.Path == nil {
@@ -70,38 +67,12 @@ func (im *Image) open(ctx context.Context, opt ImageOptions) (err error) {
 	if im.Manifest, err = im.layout.Image(ctx, im.Path); err != nil {
 		return fmt.Errorf("%s:%s: %w", opt.Layout, opt.Tag, err)
 	}
-	dir, err := CacheDir(opt.CacheDir)
-	if err != nil {
-		return err
-	}
-	if im.cache, err = newCache(dir, opt.Log); err != nil {
-		return err
-	}
 	if opt.SpanCache == 0 {
 		opt.SpanCache = defaultSpanCache
 	}
-	im.Image, err = im.cache.Open(ctx, sources(ctx, im.layout, stateLayers(im.Manifest)), layer.IndexOptions{
+	return im.merge(ctx, stateLayers(im.Manifest), opt.CacheDir, layer.IndexOptions{
 		Progress: opt.Progress, SpanCacheBytes: opt.SpanCache, KeepDirlinks: opt.KeepDirlinks,
-	})
-	return err
-}
-
-// Close releases all of it.
-func (im *Image) Close() error {
-	var errs []error
-	if im.Image != nil {
-		errs = append(errs, im.Image.Close())
-	}
-	if im.cache != nil {
-		errs = append(errs, im.cache.close())
-	}
-	if im.unpin != nil {
-		errs = append(errs, im.unpin())
-	}
-	if im.layout != nil {
-		errs = append(errs, im.layout.Close())
-	}
-	return errors.Join(errs...)
+	}, opt.Log)
 }
 
 // diffID is the digest of the plain stream of a layer, by its number.

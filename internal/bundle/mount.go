@@ -63,7 +63,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	if err := m.checkFree(); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, m.closeImage()) }()
+	defer func() { err = errors.Join(err, m.lower.Close()) }()
 	if err := m.openImage(ctx); err != nil {
 		return nil, err
 	}
@@ -97,12 +97,9 @@ type mounting struct {
 
 	madeRootfs bool // the mountpoint was not there, and is not in the bundle
 
-	layout *cas.Layout
-	image  *cas.Image
-	path   *cas.Path
-	unpin  func() error
-	cache  *openCache
-	lower  *layer.Image
+	lower lowerTree
+	image *cas.Image
+	path  *cas.Path
 }
 
 // checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
@@ -137,20 +134,18 @@ func (m *mounting) openImage(ctx context.Context) error {
 		return err
 	}
 	layoutPath, tag := m.opt.Layout, m.opt.Tag
-	switch {
-	case layoutPath != "":
-		m.layout, err = cas.Open(layoutPath)
-	case old == nil:
+	if layoutPath == "" && old == nil {
 		return fmt.Errorf("no image named, and %s is %w", m.dir.path, ErrNotBundle)
-	default:
-		layoutPath, tag = old.Layout, old.Tag
-		m.layout, err = old.openLayout()
 	}
+	layout, err := old.openLayout(layoutPath)
 	if err != nil {
 		return err
 	}
-	if m.unpin, err = m.layout.Pin(ctx); err != nil {
+	if err := m.lower.pin(ctx, layout); err != nil {
 		return err
+	}
+	if layoutPath == "" {
+		layoutPath, tag = old.Layout, old.Tag
 	}
 	m.resume = old != nil && !m.opt.Fresh
 	if m.resume {
@@ -169,7 +164,7 @@ func fileExists(name string) bool {
 func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag string) error {
 	m.state = old
 	if m.opt.Layout != "" {
-		path, err := m.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform})
+		path, err := m.lower.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform})
 		if err != nil {
 			return err
 		}
@@ -182,7 +177,7 @@ func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag 
 			return fmt.Errorf("%w: %s holds changes to %s, not to %s:%s (--fresh throws them away)",
 				ErrOtherImage, m.dir.path, old.Manifest.Digest, layoutPath, tag)
 		}
-		old.Layout = m.layout.Path()
+		old.Layout = m.lower.layout.Path()
 	}
 	keep := old.Options
 	old.Options = m.opt.State
@@ -197,15 +192,15 @@ func (m *mounting) resumeState(ctx context.Context, old *State, layoutPath, tag 
 // newState resolves the image and describes its layers.
 func (m *mounting) newState(ctx context.Context, layoutPath, tag string) (err error) {
 	if m.path = m.opt.From; m.path == nil {
-		if m.path, err = m.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform}); err != nil {
+		if m.path, err = m.lower.layout.Resolve(ctx, tag, cas.ResolveOptions{Platform: m.opt.Platform}); err != nil {
 			return err
 		}
 	}
-	if m.image, err = m.layout.Image(ctx, m.path); err != nil {
+	if m.image, err = m.lower.layout.Image(ctx, m.path); err != nil {
 		return fmt.Errorf("%s:%s: %w", layoutPath, tag, err)
 	}
 	m.state = &State{
-		Layout: m.layout.Path(), Tag: tag, Manifest: m.path.Descriptor(), Options: m.opt.State,
+		Layout: m.lower.layout.Path(), Tag: tag, Manifest: m.path.Descriptor(), Options: m.opt.State,
 		Layers: stateLayers(m.image),
 	}
 	m.state.Manifest.Data = nil
@@ -213,60 +208,13 @@ func (m *mounting) newState(ctx context.Context, layoutPath, tag string) (err er
 	return nil
 }
 
-func stateLayers(img *cas.Image) []StateLayer {
-	var out []StateLayer
-	for i, d := range img.Manifest.Layers {
-		out = append(out, StateLayer{d.MediaType, d.Digest, d.Size, img.Config.RootFS.DiffIDs[i]})
-	}
-	return out
-}
-
-// sources are the layers as package layer takes them.
-func sources(ctx context.Context, l *cas.Layout, layers []StateLayer) []layer.Source {
-	var out []layer.Source
-	for _, sl := range layers {
-		out = append(out, layer.Source{
-			Digest: sl.Digest, DiffID: sl.DiffID, Size: sl.Size, MediaType: sl.MediaType,
-			Open: func() (*os.File, error) { return l.Blob(ctx, sl.Digest) },
-		})
-	}
-	return out
-}
-
-// openCache is a cache with the directory it is in.
-type openCache struct {
-	*layer.Cache
-	root *os.Root
-}
-
-func newCache(dir string, log *slog.Logger) (*openCache, error) {
-	root, err := openCacheDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	c, err := layer.OpenCache(root, layer.CacheOptions{Log: log})
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	return &openCache{c, root}, nil
-}
-
-func (c *openCache) close() error { return c.root.Close() }
-
-func indexOptions(o *StateOptions, progress layer.Progress) layer.IndexOptions {
-	return layer.IndexOptions{Progress: progress, SpanCacheBytes: o.SpanCache, KeepBytes: o.DiskCache, KeepDirlinks: o.KeepDirlinks}
-}
-
 // prepare indexes the layers and writes the bundle.
-func (m *mounting) prepare(ctx context.Context) (err error) {
-	if m.cache, err = newCache(m.state.Options.CacheDir, m.opt.Log); err != nil {
+func (m *mounting) prepare(ctx context.Context) error {
+	o := &m.state.Options
+	if err := m.lower.merge(ctx, m.state.Layers, o.CacheDir, indexOptions(o, m.opt.Progress), m.opt.Log); err != nil {
 		return err
 	}
-	opt := indexOptions(&m.state.Options, m.opt.Progress)
-	if m.lower, err = m.cache.Open(ctx, sources(ctx, m.layout, m.state.Layers), opt); err != nil {
-		return err
-	}
-	if err := m.state.Options.checkMapped(m.lower); err != nil {
+	if err := o.checkMapped(m.lower.Image); err != nil {
 		return err
 	}
 	if !m.resume {
@@ -313,7 +261,7 @@ func (m *mounting) writeConfig() error {
 	config, err := runtimeConfig(runtimeInput{
 		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
 		uids: container.UIDMappings, gids: container.GIDMappings,
-		passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower, name) },
+		passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower.Image, name) },
 	})
 	if err != nil {
 		return err
@@ -341,23 +289,6 @@ func idMappings(ranges []overlay.IDRange) []idMapping {
 		out = append(out, idMapping{ContainerID: r.Image, HostID: r.Host, Size: r.Size})
 	}
 	return out
-}
-
-func (m *mounting) closeImage() error {
-	var errs []error
-	if m.lower != nil {
-		errs = append(errs, m.lower.Close())
-	}
-	if m.cache != nil {
-		errs = append(errs, m.cache.close())
-	}
-	if m.unpin != nil {
-		errs = append(errs, m.unpin())
-	}
-	if m.layout != nil {
-		errs = append(errs, m.layout.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // serveHere is --foreground. The bundle is free for other commands meanwhile, as it

@@ -34,14 +34,14 @@ func mtreeName(manifest digest.Digest) string {
 func (m *mounting) writeMtree(ctx context.Context) (err error) {
 	var opt overlay.Options
 	m.state.Options.show(&opt)
-	fs, err := overlay.New(m.lower, nil, opt)
+	fs, err := overlay.New(m.lower.Image, nil, opt)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, fs.Close()) }()
 	name := mtreeName(m.state.Manifest.Digest)
 	m.wrote = append(m.wrote, name)
-	t := newMtreeTree(m.lower)
+	t := newMtreeTree(m.lower.Image)
 	t.attr = func(ino layer.Ino) (layer.Attr, error) {
 		a, err := fs.GetAttr(ino)
 		return imageAttr(a), err
@@ -50,7 +50,7 @@ func (m *mounting) writeMtree(ctx context.Context) (err error) {
 		x, err := viewXattrs(fs, ino)
 		return walkedXattrs(x), err
 	}
-	if err := t.hashContent(ctx, allInodes(m.lower)); err != nil {
+	if err := t.hashContent(ctx, allInodes(m.lower.Image)); err != nil {
 		return err
 	}
 	return m.dir.top.writeMtree(name, t)

@@ -24,10 +24,9 @@ type View struct {
 	Base   *layer.Image // what the mount's lower tree is
 	FS     *overlay.FS
 
+	lower lowerTree // of which Layout and Base are
 	meta  *umociMeta
 	dir   *dir
-	cache *openCache
-	unpin func() error
 	hold  net.Conn // the freeze of a live mount; nil: not mounted
 }
 
@@ -53,23 +52,10 @@ func (v *View) open(ctx context.Context, bundle, layout string, log *slog.Logger
 		return err
 	}
 	v.From = v.meta.From.Walk
-	if layout == "" {
-		v.Layout, err = v.State.openLayout()
-	} else {
-		v.Layout, err = cas.Open(layout)
+	if err := v.lower.openState(ctx, v.State, layout, log); err != nil {
+		return otherLayout(err)
 	}
-	if err != nil {
-		return err
-	}
-	if v.unpin, err = v.Layout.Pin(ctx); err != nil {
-		return err
-	}
-	if v.cache, err = newCache(v.State.Options.CacheDir, log); err != nil {
-		return err
-	}
-	if v.Base, err = v.image(ctx, v.State.Layers); err != nil {
-		return err
-	}
+	v.Layout, v.Base = v.lower.layout, v.lower.Image
 	if err := v.freeze(); err != nil {
 		return err
 	}
@@ -80,13 +66,13 @@ func (v *View) open(ctx context.Context, bundle, layout string, log *slog.Logger
 	return err
 }
 
-// image opens the merged tree of some layers of the layout.
-func (v *View) image(ctx context.Context, layers []StateLayer) (*layer.Image, error) {
-	im, err := v.cache.Open(ctx, sources(ctx, v.Layout, layers), indexOptions(&v.State.Options, nil))
+// otherLayout says of a blob that is missing what that means for a repack: the base image
+// is somewhere else.
+func otherLayout(err error) error {
 	if errors.Is(err, cas.ErrBlobNotFound) {
-		return nil, fmt.Errorf("%w: %w", ErrOtherLayout, err)
+		return fmt.Errorf("%w: %w", ErrOtherLayout, err)
 	}
-	return im, err
+	return err
 }
 
 // freeze holds the writers of a live mount.
@@ -119,18 +105,7 @@ func (v *View) Close() error {
 	if v.FS != nil {
 		errs = append(errs, v.FS.Close())
 	}
-	if v.Base != nil {
-		errs = append(errs, v.Base.Close())
-	}
-	if v.cache != nil {
-		errs = append(errs, v.cache.close())
-	}
-	if v.unpin != nil {
-		errs = append(errs, v.unpin())
-	}
-	if v.Layout != nil {
-		errs = append(errs, v.Layout.Close())
-	}
+	errs = append(errs, v.lower.Close())
 	if v.dir != nil {
 		errs = append(errs, v.dir.close())
 	}

@@ -114,9 +114,9 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	if err != nil {
 		return nil, err
 	}
-	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.cache.Cache, view: viewTree{v.FS}, held: v.stillFrozen}
+	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.lower.cache.Cache, view: viewTree{v.FS}, held: v.stillFrozen}
 	if opt.CacheDir != "" {
-		c, cerr := newCache(opt.CacheDir, opt.Log)
+		c, cerr := openCache(opt.CacheDir, opt.Log)
 		if cerr != nil {
 			return nil, cerr
 		}

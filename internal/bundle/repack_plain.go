@@ -50,11 +50,8 @@ func repackPlain(ctx context.Context, opt RepackOptions) (res *RepackResult, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	img, err := l.Image(ctx, &cas.Path{Walk: meta.From.Walk})
-	if errors.Is(err, cas.ErrBlobNotFound) {
-		return nil, fmt.Errorf("%w: %w", ErrOtherLayout, err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, otherLayout(err)
 	}
 	root, err := d.plainTree(&meta.MapOptions)
 	if err != nil {
@@ -70,11 +67,12 @@ func repackPlain(ctx context.Context, opt RepackOptions) (res *RepackResult, err
 		return nil, err
 	}
 	w := &layerWriting{opt: opt, layout: l, image: img, view: root}
-	cache, err := w.openCache()
+	cache, err := openCache(opt.CacheDir, opt.Log)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, cache.close()) }()
+	w.cache = cache.Cache
 	if res, err = w.write(ctx, plan); err != nil {
 		return nil, err
 	}
@@ -110,20 +108,6 @@ func (d *dir) plainTree(maps *mapOptions) (*dirTree, error) {
 		t.dir = d.file(rootfsName)
 	}
 	return t, errors.Join(err, root.close())
-}
-
-// openCache opens the cache for what is learnt of the new layer.
-func (w *layerWriting) openCache() (*openCache, error) {
-	dir, err := CacheDir(w.opt.CacheDir)
-	if err != nil {
-		return nil, err
-	}
-	c, err := newCache(dir, w.opt.Log)
-	if err != nil {
-		return nil, err
-	}
-	w.cache = c.Cache
-	return c, nil
 }
 
 // plainPlan is the entries of a layer. A manifest says nothing of which names are

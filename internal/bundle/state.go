@@ -234,8 +234,12 @@ func (s *State) judge(owner uint32) (err error) {
 	return err
 }
 
-// openLayout opens the layout that the state names.
-func (s *State) openLayout() (*cas.Layout, error) {
+// openLayout opens the layout at path or, where that is "", the one that the state names.
+// With a path the state may be nil.
+func (s *State) openLayout(path string) (*cas.Layout, error) {
+	if path != "" {
+		return cas.Open(path)
+	}
 	if s.writer == nil {
 		return cas.Open(s.Layout)
 	}
