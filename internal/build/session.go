@@ -108,7 +108,7 @@ func (s *session) close(ctx context.Context) error {
 		return err
 	}
 	s.mounted = false
-	left, err := mountsBelow(s.dir)
+	left, err := bundle.MountsBelow(s.dir)
 	if err == nil && len(left) > 0 {
 		err = fmt.Errorf("%s is still mounted", left[0])
 	}
@@ -123,7 +123,7 @@ func (s *session) hookMounts() ([]string, error) {
 	if !s.mounted {
 		return nil, nil
 	}
-	list, err := mountsBelow(s.rootfs())
+	list, err := bundle.MountsBelow(s.rootfs())
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}

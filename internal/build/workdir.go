@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -141,7 +140,7 @@ func (w *workdir) kept() bool {
 	if _, err := os.Lstat(filepath.Join(w.path, keptName)); err != nil {
 		return false
 	}
-	mounts, err := mountsBelow(w.path)
+	mounts, err := bundle.MountsBelow(w.path)
 	return err != nil || len(mounts) > 0
 }
 
@@ -172,7 +171,7 @@ func (w *workdir) remove(ctx context.Context) error {
 	for _, b := range bundles {
 		errs = append(errs, endBundle(ctx, filepath.Join(w.path, targetsName, b.Name())))
 	}
-	left, err := mountsBelow(w.path)
+	left, err := bundle.MountsBelow(w.path)
 	if err != nil || len(left) > 0 {
 		if err == nil {
 			err = fmt.Errorf("%s is still mounted: unmount it, then remove %s", left[0], w.path)
@@ -186,7 +185,7 @@ func (w *workdir) remove(ctx context.Context) error {
 // endBundle unmounts a bundle, with what hooks have mounted in it.
 func endBundle(ctx context.Context, dir string) error {
 	rootfs := filepath.Join(dir, "rootfs")
-	inner, err := mountsBelow(rootfs)
+	inner, err := bundle.MountsBelow(rootfs)
 	if err != nil {
 		return err
 	}
@@ -207,34 +206,3 @@ func endBundle(ctx context.Context, dir string) error {
 	}
 	return err
 }
-
-// mountsBelow lists the mounts at a path and below, innermost first.
-func mountsBelow(path string) ([]string, error) {
-	real, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		// A mount whose daemon has ended cannot be looked at: its name is as good.
-		real = path
-	}
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for line := range strings.Lines(string(data)) {
-		f := strings.Fields(line)
-		if len(f) < 5 {
-			continue
-		}
-		if point := unescapeMount.Replace(f[4]); point == real || strings.HasPrefix(point, real+"/") {
-			out = append(out, point)
-		}
-	}
-	slices.Reverse(out)
-	return out, nil
-}
-
-// unescapeMount undoes what the kernel does to names in mountinfo (seq_path_root).
-var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -3,8 +3,12 @@ package bundle
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -69,6 +73,26 @@ func ownMounts() ([]mountEntry, error) {
 		return nil, fmt.Errorf("read mount table: %w", err)
 	}
 	return parseMountinfo(data), nil
+}
+
+// MountsBelow lists the mounts at a path and below, of any kind, innermost first.
+func MountsBelow(path string) ([]string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		// A mount whose daemon has ended cannot be looked at: its name is as good.
+		real = path
+	}
+	entries, err := ownMounts()
+	var out []string
+	for _, e := range slices.Backward(entries) {
+		if isBelow(e.Point, real) {
+			out = append(out, e.Point)
+		}
+	}
+	return out, err
 }
 
 // mountAt is the mount of ours on top at a path, or nil.
