@@ -9,6 +9,18 @@
 //	BUNDLE/.umoci-mount/           state.json, lock, mounted, control, log
 //	BUNDLE/sha256_HEX.mtree        where it was asked for
 //
+//	dir.go, folder.go, state.go      a bundle's directory, its locks, what is written in it
+//	mount.go, makedir.go, raw.go     Mount: a bundle made or gone on with, and undone
+//	startdaemon.go, daemon*.go       the process that serves a mount
+//	control.go, watch.go             how others speak to it, and what ends it
+//	umount.go, holders.go, enter.go  the end of a mount, and who is in the way
+//	lower.go, image.go, view.go      layers opened; an image, or a bundle, read without a mount
+//	edit*.go                         changes in a bundle that the kernel would refuse
+//	repack*.go, diff*.go, verify*.go what changed, and the layer of it
+//	mtree*.go, validate.go           manifests
+//	derive.go, append.go, copyfiles.go, expand.go  images made without a mount
+//	extract.go, gc.go, fsck.go, cache*.go          the other commands
+//
 // # Life
 //
 // Mount makes the bundle or, where it has an upper, goes on with it; it starts one

@@ -3,11 +3,13 @@ package bundle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/layer"
+	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
 // lowerTree is the layers of an image opened to be read as one tree: below a mount, below
@@ -91,4 +93,39 @@ func sources(ctx context.Context, l *cas.Layout, layers []StateLayer) []layer.So
 		})
 	}
 	return out
+}
+
+// openOverlay joins the lower tree and the bundle's upper. What is read only is in the
+// image's ids, as a repack takes it.
+func (d *dir) openOverlay(lower *layer.Image, o *StateOptions, readOnly bool, log *slog.Logger) (*overlay.FS, error) {
+	opt := overlay.Options{ReadOnly: readOnly, Log: log}
+	if !readOnly {
+		o.show(&opt)
+	}
+	return d.joinUpper(lower, o, opt)
+}
+
+// joinUpper is openOverlay with other options.
+func (d *dir) joinUpper(lower *layer.Image, o *StateOptions, opt overlay.Options) (*overlay.FS, error) {
+	upper, err := d.top.folder(upperName)
+	if err != nil {
+		return nil, fmt.Errorf("open upper directory: %w", err)
+	}
+	defer upper.close()
+	work, err := d.top.folder(workName)
+	if err != nil {
+		return nil, fmt.Errorf("open work directory: %w", err)
+	}
+	defer work.close()
+	u, err := overlay.OpenUpper(overlay.UpperOptions{
+		Upper: upper.fd, Work: work.fd, Rootless: o.Rootless, Volatile: o.Volatile, KeepAtime: opt.ReadOnly || o.ReadOnly,
+	})
+	if err != nil {
+		return nil, err
+	}
+	tree, err := overlay.New(lower, u, opt)
+	if err != nil {
+		return nil, errors.Join(err, u.Close())
+	}
+	return tree, nil
 }
