@@ -14,9 +14,9 @@ import (
 )
 
 type cacheListOptions struct {
-	global   *globalOptions
-	cacheDir string
-	json     bool
+	global *globalOptions
+	cache  cacheFlag
+	json   bool
 }
 
 func newCacheListCommand(global *globalOptions) *cobra.Command {
@@ -31,7 +31,7 @@ func newCacheListCommand(global *globalOptions) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout()) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
+	o.cache.add(f)
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	return cmd
 }
@@ -41,7 +41,7 @@ func (o *cacheListOptions) run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	entries, err := bundle.CacheEntries(o.cacheDir, log)
+	entries, err := bundle.CacheEntries(o.cache.value, log)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 
 type cachePruneOptions struct {
 	global    *globalOptions
-	cacheDir  string
+	cache     cacheFlag
 	all       bool
 	olderThan string
 	maxSize   string
@@ -36,7 +36,7 @@ command has in use stays. Whatever is removed is made again when it is needed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
+	o.cache.add(f)
 	f.BoolVar(&o.all, "all", false, "remove all that is not in use")
 	f.StringVar(&o.olderThan, "older-than", "", "remove what was not used for `AGE`: as 30d, 12h or 90m")
 	f.StringVar(&o.maxSize, "max-size", "", "leave no more than `SIZE`, as 500MB or 2GiB; what was used longest ago goes")
@@ -48,7 +48,7 @@ command has in use stays. Whatever is removed is made again when it is needed.`,
 
 func (o *cachePruneOptions) run(ctx context.Context, out io.Writer) error {
 	opt := bundle.CachePruneOptions{
-		CacheDir: o.cacheDir, All: o.all, Layouts: o.layouts, MaxBytes: -1, DryRun: o.dryRun, Now: time.Now(),
+		CacheDir: o.cache.value, All: o.all, Layouts: o.layouts, MaxBytes: -1, DryRun: o.dryRun, Now: time.Now(),
 	}
 	if !o.all && o.olderThan == "" && o.maxSize == "" && len(o.layouts) == 0 {
 		return usageError{errors.New("nothing says what to remove: want --all, --older-than, --max-size or --layout")}

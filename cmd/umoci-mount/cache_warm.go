@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -13,8 +12,8 @@ import (
 type cacheWarmOptions struct {
 	global       *globalOptions
 	images       []string
-	platform     string
-	cacheDir     string
+	platform     platformFlag
+	cache        cacheFlag
 	keepDirlinks bool
 }
 
@@ -30,8 +29,8 @@ would. What the cache has already is left as it is.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.images, "image", nil, "image to index: `LAYOUT[:TAG]` (repeatable; default tag latest)")
-	f.StringVar(&o.platform, "platform", "", "platform to choose where a tag has several: `OS/ARCH[/VARIANT]`")
-	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
+	o.platform.add(f)
+	o.cache.add(f)
 	f.BoolVar(&o.keepDirlinks, "keep-dirlinks", false, "merge the trees as for mounts with --keep-dirlinks")
 	return cmd
 }
@@ -49,17 +48,10 @@ func (o *cacheWarmOptions) run(ctx context.Context) error {
 }
 
 func (o *cacheWarmOptions) warm(ctx context.Context, image string) error {
-	opt, err := imageOptions(o.global, image, o.platform, o.cacheDir)
+	opt, err := (&imageFlags{imageFlag{image}, o.platform, o.cache}).parse(o.global)
 	if err != nil {
 		return err
 	}
 	opt.KeepDirlinks = o.keepDirlinks
-	bar := newProgress(os.Stderr)
-	opt.Progress = bar.add
-	im, err := bundle.OpenImage(ctx, opt)
-	bar.finish()
-	if err != nil {
-		return err
-	}
-	return im.Close()
+	return openImage(ctx, opt, func(*bundle.Image) error { return nil })
 }

@@ -43,9 +43,8 @@ tag of the same layout, or LAYOUT alone for its tag latest. Nothing is mounted.`
 			return o.run(cmd.Context(), cmd.OutOrStdout(), args[0])
 		},
 	}
-	o.add(cmd)
 	f := cmd.Flags()
-	f.Lookup("image").Usage = "compare this image with IMAGE: `LAYOUT[:TAG]` (default tag latest)"
+	o.add(f, "compare this image with IMAGE")
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	f.BoolVarP(&o.long, "long", "l", false, "show mode, owner and size too; of a deleted path, those it had")
 	return cmd
@@ -73,8 +72,8 @@ func (o *diffOptions) run(ctx context.Context, out io.Writer, what string) error
 }
 
 func (o *diffOptions) changes(ctx context.Context, what string) ([]bundle.Change, error) {
-	if o.image == "" {
-		if o.platform != "" || o.cacheDir != "" {
+	if o.image.value == "" {
+		if o.platform.value != "" || o.cache.value != "" {
 			return nil, usageError{errors.New("--platform and --cache-dir need --image")}
 		}
 		log, err := o.global.logger()
@@ -83,7 +82,7 @@ func (o *diffOptions) changes(ctx context.Context, what string) ([]bundle.Change
 		}
 		return bundle.Diff(ctx, bundle.Locate(what), log)
 	}
-	from, err := imageOptions(o.global, o.image, o.platform, o.cacheDir)
+	from, err := o.parse(o.global)
 	if err != nil {
 		return nil, err
 	}

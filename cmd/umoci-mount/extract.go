@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 )
 
@@ -36,7 +34,7 @@ func (o *mountOptions) extractTo(ctx context.Context, dest string,
 ) error {
 	opt := bundle.ExtractOptions{Dest: dest, Rootless: o.rootless || bundle.PlainUser()}
 	var err error
-	if opt.Image, err = imageOptions(o.global, o.image, o.platform, o.cacheDir); err != nil {
+	if opt.Image, err = o.parse(o.global); err != nil {
 		return err
 	}
 	opt.Image.KeepDirlinks = o.keepDirlinks
@@ -55,22 +53,4 @@ func (o *mountOptions) extractTo(ctx context.Context, dest string,
 	}
 	opt.Image.Log.Info("extracted", "rootfs", res.Rootfs, "image", res.Image.Digest.String(), "entries", res.Entries)
 	return nil
-}
-
-// imageOptions are the flags that name an image to be read.
-func imageOptions(global *globalOptions, image, platform, cacheDir string) (opt bundle.ImageOptions, err error) {
-	if image == "" {
-		return opt, usageError{errors.New("missing mandatory argument: --image")}
-	}
-	if opt.Layout, opt.Tag, err = cas.ParseImage(image); err != nil {
-		return opt, usageError{err}
-	}
-	if platform != "" {
-		if opt.Platform, err = cas.ParsePlatform(platform); err != nil {
-			return opt, usageError{err}
-		}
-	}
-	opt.CacheDir = cacheDir
-	opt.Log, err = global.logger()
-	return opt, err
 }

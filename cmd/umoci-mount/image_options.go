@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/umoci-mount/umoci-mount/cas"
+	"github.com/umoci-mount/umoci-mount/internal/bundle"
 	"github.com/umoci-mount/umoci-mount/internal/imageconfig"
 )
 
@@ -46,6 +49,60 @@ func (f *imageFlag) parse() (layout, tag string, err error) {
 		return "", "", usageError{err}
 	}
 	return layout, tag, nil
+}
+
+// cacheFlag is --cache-dir.
+type cacheFlag struct{ value string }
+
+func (f *cacheFlag) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.value, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
+}
+
+// imageFlags say which image a command reads.
+type imageFlags struct {
+	image    imageFlag
+	platform platformFlag
+	cache    cacheFlag
+}
+
+// add adds them; what says what the image is for.
+func (f *imageFlags) add(flags *pflag.FlagSet, what string) {
+	f.image.add(flags, what)
+	f.platform.add(flags)
+	f.cache.add(flags)
+}
+
+func (f *imageFlags) parse(global *globalOptions) (opt bundle.ImageOptions, err error) {
+	if opt.Layout, opt.Tag, err = f.image.parse(); err != nil {
+		return opt, err
+	}
+	if opt.Platform, err = f.platform.parse(); err != nil {
+		return opt, err
+	}
+	opt.CacheDir = f.cache.value
+	opt.Log, err = global.logger()
+	return opt, err
+}
+
+// open calls fn with the image open.
+func (f *imageFlags) open(ctx context.Context, global *globalOptions, fn func(*bundle.Image) error) error {
+	opt, err := f.parse(global)
+	if err != nil {
+		return err
+	}
+	return openImage(ctx, opt, fn)
+}
+
+// openImage calls fn with an image open, and shows how far its indexing is.
+func openImage(ctx context.Context, opt bundle.ImageOptions, fn func(*bundle.Image) error) error {
+	bar := newProgress(os.Stderr)
+	opt.Progress = bar.add
+	im, err := bundle.OpenImage(ctx, opt)
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(im), im.Close())
 }
 
 // layoutFlag is --layout.

@@ -16,23 +16,19 @@ import (
 
 // appendFlags are those of the commands that add one layer to an image.
 type appendFlags struct {
-	global   *globalOptions
-	image    imageFlag
-	platform platformFlag
+	global *globalOptions
+	imageFlags
 	tag      tagFlag
 	history  historyFlags
 	compress string
-	cacheDir string
 }
 
 // add adds them; author is that of a history entry that names none.
 func (a *appendFlags) add(f *pflag.FlagSet, author string) {
-	a.image.add(f, "image to add a layer to")
-	a.platform.add(f)
+	a.imageFlags.add(f, "image to add a layer to")
 	a.tag.add(f)
 	a.history.add(f, author)
 	f.StringVar(&a.compress, "compress", cas.CompressAuto, "compression of the layer: auto (the last layer's), gzip, zstd or none")
-	f.StringVar(&a.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 }
 
 func (a *appendFlags) parse(f *pflag.FlagSet) (opt bundle.AppendOptions, err error) {
@@ -48,7 +44,7 @@ func (a *appendFlags) parse(f *pflag.FlagSet) (opt bundle.AppendOptions, err err
 	if err := checkCompress(a.compress); err != nil {
 		return opt, err
 	}
-	opt.Compress, opt.CacheDir = a.compress, a.cacheDir
+	opt.Compress, opt.CacheDir = a.compress, a.cache.value
 	if opt.History, err = a.history.parse(); err != nil {
 		return opt, err
 	}

@@ -10,15 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
 type mountOptions struct {
-	global       *globalOptions
-	image        string
-	platform     string
+	global *globalOptions
+	imageFlags
 	uidMap       []string
 	gidMap       []string
 	ids          string
@@ -36,7 +34,6 @@ type mountOptions struct {
 	volatile     bool
 	extract      bool
 	raw          bool // no bundle: the argument is the root file system
-	cacheDir     string
 	spanCache    int64
 	diskCache    int64
 }
@@ -87,8 +84,7 @@ func (o *mountOptions) extracts(cmd *cobra.Command) bool {
 
 func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.image, "image", "", "image to mount: `LAYOUT[:TAG]` (default tag latest)")
-	f.StringVar(&o.platform, "platform", "", "platform to choose where the tag has several: `OS/ARCH[/VARIANT]`")
+	o.add(f, "image to mount")
 	f.StringArrayVar(&o.uidMap, "uid-map", nil, "map of user ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
 	f.StringArrayVar(&o.gidMap, "gid-map", nil, "map of group ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
 	f.StringVar(&o.ids, "ids", "", "owners to show: `real` (the image's; root's default) or squashed (all the user's own)")
@@ -105,7 +101,6 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.idleSleep, "idle-sleep", false, "let idle processors sleep while requests come in quick succession: less power, more time")
 	f.BoolVar(&o.volatile, "volatile", false, "do not fsync the data of files that are copied up")
 	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
-	f.StringVar(&o.cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 	f.Int64Var(&o.spanCache, "span-cache", 32, "memory for decoded file content, in `MiB`")
 	f.Int64Var(&o.diskCache, "disk-cache", 4096, "disk space for the same, of all mounts with one cache, in `MiB`; 0: none")
 }
@@ -126,7 +121,7 @@ func (o *mountOptions) validate() error {
 	if o.passthrough && os.Geteuid() != 0 {
 		return usageError{errors.New("--passthrough takes root")}
 	}
-	if o.fresh && o.image == "" {
+	if o.fresh && o.image.value == "" {
 		return usageError{errors.New("--fresh needs --image")}
 	}
 	return nil
@@ -148,15 +143,13 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 			Passthrough: o.passthrough, IdleSleep: o.idleSleep, Volatile: o.volatile, Debug: o.global.debug, SpanCache: o.spanCache << 20, DiskCache: o.diskCache << 20,
 		},
 	}
-	if o.image != "" {
-		if opt.Layout, opt.Tag, err = cas.ParseImage(o.image); err != nil {
-			return usageError{err}
+	if o.image.value != "" {
+		if opt.Layout, opt.Tag, err = o.image.parse(); err != nil {
+			return err
 		}
 	}
-	if o.platform != "" {
-		if opt.Platform, err = cas.ParsePlatform(o.platform); err != nil {
-			return usageError{err}
-		}
+	if opt.Platform, err = o.platform.parse(); err != nil {
+		return err
 	}
 	if opt.State.UIDMap, err = parseIDMap("--uid-map", o.uidMap); err != nil {
 		return err
@@ -171,7 +164,7 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 		opt.State.IDs = bundle.IDsSquashed
 	}
 	opt.State.Squash = o.squash || o.rootless // as umoci's --rootless always does
-	if opt.State.CacheDir, err = bundle.CacheDir(o.cacheDir); err != nil {
+	if opt.State.CacheDir, err = bundle.CacheDir(o.cache.value); err != nil {
 		return err
 	}
 	if opt, err = o.rawMount(opt); err != nil {

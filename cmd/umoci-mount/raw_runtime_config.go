@@ -10,12 +10,10 @@ import (
 
 func newRawRuntimeConfigCommand(global *globalOptions) *cobra.Command {
 	var (
-		image          imageFlag
-		platform       platformFlag
+		image          imageFlags
 		rootfs         string
 		rootless       bool
 		uidMap, gidMap []string
-		cacheDir       string
 	)
 	cmd := &cobra.Command{
 		Use:     "runtime-config --image LAYOUT[:TAG] CONFIG.JSON",
@@ -27,20 +25,13 @@ no id is root.`,
 		Args: exactArgs("CONFIG.JSON"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			opt := bundle.RuntimeFileOptions{Rootfs: rootfs, Rootless: rootless}
-			if opt.Layout, opt.Tag, err = image.parse(); err != nil {
-				return err
-			}
-			if opt.Platform, err = platform.parse(); err != nil {
+			if opt.ImageOptions, err = image.parse(global); err != nil {
 				return err
 			}
 			if opt.UIDMap, err = parseIDMap("--uid-map", uidMap); err != nil {
 				return err
 			}
 			if opt.GIDMap, err = parseIDMap("--gid-map", gidMap); err != nil {
-				return err
-			}
-			opt.CacheDir = cacheDir
-			if opt.Log, err = global.logger(); err != nil {
 				return err
 			}
 			bar := newProgress(os.Stderr)
@@ -52,11 +43,9 @@ no id is root.`,
 	}
 	f := cmd.Flags()
 	image.add(f, "image whose configuration to write")
-	platform.add(f)
 	f.StringVar(&rootfs, "rootfs", "", "`directory` to look users up in, whose name is the root's")
 	f.BoolVar(&rootless, "rootless", false, "make it for a container of a plain user")
 	f.StringArrayVar(&uidMap, "uid-map", nil, "map of user ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
 	f.StringArrayVar(&gidMap, "gid-map", nil, "map of group ids: `CONTAINER:HOST[:SIZE]` (repeatable)")
-	f.StringVar(&cacheDir, "cache-dir", "", "`directory` of layer indexes (default $UMOCI_MOUNT_CACHE, or by user)")
 	return cmd
 }

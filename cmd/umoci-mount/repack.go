@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +16,7 @@ import (
 
 type repackOptions struct {
 	global        *globalOptions
-	image         string
+	image         imageFlag
 	maskPaths     []string
 	noMaskVolumes bool
 	refreshBundle bool
@@ -50,7 +49,7 @@ SOURCE_DATE_EPOCH, where set, is the latest time that anything in the layer gets
 
 func (o *repackOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.image, "image", "", "image to make: `LAYOUT[:TAG]` (default tag latest); LAYOUT holds the base image")
+	o.image.add(f, "image to make, in the layout of the base image")
 	f.StringArrayVar(&o.maskPaths, "mask-path", nil, "leave out `PATH` and all below it (repeatable)")
 	f.BoolVar(&o.noMaskVolumes, "no-mask-volumes", false, "do not leave out the image's volumes")
 	f.BoolVar(&o.refreshBundle, "refresh-bundle", false, "let the next repack go on from the new image")
@@ -65,9 +64,6 @@ func (o *repackOptions) validate() error {
 	if err := checkCompress(o.compress); err != nil {
 		return err
 	}
-	if o.image == "" {
-		return usageError{errors.New("missing mandatory argument: --image")}
-	}
 	return nil
 }
 
@@ -80,8 +76,8 @@ func (o *repackOptions) run(ctx context.Context, notes io.Writer, dir string) er
 		Compress: o.compress, AllowEmpty: o.allowEmpty, FullCheck: o.fullCheck, CacheDir: o.cacheDir,
 	}
 	var err error
-	if opt.Layout, opt.Tag, err = cas.ParseImage(o.image); err != nil {
-		return usageError{err}
+	if opt.Layout, opt.Tag, err = o.image.parse(); err != nil {
+		return err
 	}
 	if opt.History, err = o.history.parse(); err != nil {
 		return err

@@ -36,7 +36,7 @@ device number, time, and path. Nothing is mounted or extracted.`,
 			return o.run(cmd.Context(), cmd.OutOrStdout(), strings.Join(args, ""))
 		},
 	}
-	o.add(cmd)
+	o.add(cmd.Flags(), "image to read")
 	f := cmd.Flags()
 	f.BoolVar(&o.json, "json", false, "write JSON: one array, with extended attributes too")
 	f.IntVar(&o.depth, "depth", -1, "list no deeper than `N` levels below PATH")
@@ -44,7 +44,7 @@ device number, time, and path. Nothing is mounted or extracted.`,
 }
 
 func (o *treeOptions) run(ctx context.Context, out io.Writer, path string) error {
-	return o.with(ctx, o.global, func(im *bundle.Image) error {
+	return o.open(ctx, o.global, func(im *bundle.Image) error {
 		w := bufio.NewWriter(out)
 		if !o.json {
 			if err := im.List(ctx, path, o.depth, func(e *bundle.Listed) error { return writeListed(w, e) }); err != nil {
