@@ -151,10 +151,7 @@ func (o *buildOptions) run(ctx context.Context, out io.Writer, file string) erro
 	}
 	file0, ok := out.(*os.File)
 	opt.Report = build.NewReport(out, ok && term.IsTerminal(int(file0.Fd())))
-	// A terminal that is closed interrupts; a reader who has enough does not end a build,
-	// which would leave its mounts.
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGHUP)
-	defer stop()
+	// A reader who has enough does not end a build, which would leave its mounts.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, unix.SIGPIPE)
 	defer signal.Stop(pipe)

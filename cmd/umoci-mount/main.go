@@ -23,6 +23,16 @@ func main() {
 	os.Exit(run(os.Args))
 }
 
+// endSignals are those that end a command in its own time: who closes a terminal, too, is
+// to leave no mount behind that nobody serves. Under nohup(1) that is nobody's business.
+func endSignals() []os.Signal {
+	list := []os.Signal{unix.SIGINT, unix.SIGTERM}
+	if !signal.Ignored(unix.SIGHUP) {
+		list = append(list, unix.SIGHUP)
+	}
+	return list
+}
+
 func run(args []string) int {
 	if len(args) >= 3 && args[1] == bundle.DaemonCommand {
 		if err := bundle.RunDaemon(context.Background(), args[2], args[3:]...); err != nil {
@@ -33,7 +43,7 @@ func run(args []string) int {
 	if code, ok := userns.Main(args); ok {
 		return code
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	defer stop()
 	cmd := newRootCommand(filepath.Base(args[0]))
 	cmd.SetArgs(longFlags(cmd, args[1:]))

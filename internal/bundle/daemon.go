@@ -29,6 +29,9 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 		return errors.New("the command is for the program's own use")
 	}
 	unix.CloseOnExec(readyFD)
+	// From the beginning: a process that is killed with the mount made leaves it, dead.
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	told := false
 	tell := func(a readyAnswer) {
@@ -98,8 +101,8 @@ const (
 	gcPercent = 50
 )
 
-// serve mounts a bundle as its state says and serves it until it is unmounted, a
-// signal (SIGINT, SIGTERM) asks for the end, or the bundle is removed.
+// serve mounts a bundle as its state says and serves it until it is unmounted, ctx ends,
+// or the bundle is removed.
 func serve(ctx context.Context, d *dir, opt serveOptions) (err error) {
 	unix.Umask(0) // modes are the callers'
 	debug.SetGCPercent(gcPercent)
@@ -205,9 +208,6 @@ func (s *server) owner(ino overlay.Ino) (overlay.Owner, error) {
 
 // wait returns when the mount has ended.
 func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
-	defer signal.Stop(signals)
 	watch, err := watchRemoval(s.dir, s.held)
 	if err != nil {
 		return errors.Join(err, s.detach(done))
@@ -217,8 +217,7 @@ func (s *server) wait(ctx context.Context, done <-chan struct{}) (err error) {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-	case sig := <-signals:
-		s.log.Info("asked to end", "signal", sig.String())
+		s.log.Info("asked to end", "cause", context.Cause(ctx))
 	case <-watch.gone:
 		s.log.Warn("the bundle was removed")
 		return errors.Join(s.letRemove(), s.abandon(done))

@@ -78,7 +78,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 		return res, m.serveHere(ctx)
 	}
 	if err := startDaemon(ctx, d, opt.Lifeline); err != nil {
-		return res, err
+		return res, errors.Join(err, d.detachStale(opt.Log)) // where it was killed
 	}
 	m.openOnce()
 	return res, nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -55,6 +56,7 @@ func startDaemon(ctx context.Context, d *dir, lifeline *os.File) (err error) {
 		return err
 	}
 	defer log.Close()
+	logged := sizeOf(log)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDaemon, err)
@@ -95,7 +97,7 @@ func startDaemon(ctx context.Context, d *dir, lifeline *os.File) (err error) {
 	case err == nil:
 		return answer.err()
 	}
-	return fmt.Errorf("%w ended before it was ready (%v); its log is %s", ErrDaemon, werr, d.inner.shown(logName))
+	return fmt.Errorf("%w ended before it was ready (%v)%s", ErrDaemon, werr, d.loggedSince(logged))
 }
 
 // daemonCapabilities are those that root's daemon keeps: to make and change files of
@@ -193,12 +195,34 @@ func (d *dir) openLog() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log of the mount: %w", err)
 	}
-	if info, serr := f.Stat(); serr == nil && info.Size() > maxLog {
+	if sizeOf(f) > maxLog {
 		if err := f.Truncate(0); err != nil {
 			return nil, errors.Join(fmt.Errorf("open log of the mount: %w", err), f.Close())
 		}
 	}
 	return f, nil
+}
+
+func sizeOf(f *os.File) int64 {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Size
+}
+
+// maxLogged bounds what an error has of a log, in bytes.
+const maxLogged = 1 << 10
+
+// loggedSince is how what a daemon has logged begins, for an error: the log of a first
+// mount that fails goes with its bundle.
+func (d *dir) loggedSince(size int64) string {
+	data, _, err := d.inner.read(logName)
+	if err != nil || int64(len(data)) <= size {
+		return ""
+	}
+	data = data[size:]
+	return ": " + strings.TrimSpace(string(data[:min(len(data), maxLogged)]))
 }
 
 // isLinked reports whether a file has other names.

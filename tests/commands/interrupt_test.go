@@ -94,3 +94,108 @@ func TestAWaitForACachesLockCanBeInterrupted(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, stderr)
 	}
 }
+
+// The daemon has the mount by then, and is not live yet.
+func TestAMountThatIsInterruptedAsItBeginsLeavesNothing(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "strace")
+	dir := newLayout(t)
+	bundle := filepath.Join(dir, "b")
+	for _, signal := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		// -D: the process that is started becomes the program.
+		cmd := exec.Command("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=bind:delay_enter=1s",
+			env.Bin, "mount", "--image", filepath.Join(dir, "img:a"), bundle)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(30 * time.Second); !mounted(t, bundle) && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != imagetest.CodeInterrupt || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%v: exit %d\n%s", signal, code, stderr.String())
+		}
+		if _, err := os.Lstat(bundle); !os.IsNotExist(err) || mounted(t, bundle) {
+			t.Fatalf("%v: the bundle is there, mounted %v: %v", signal, mounted(t, bundle), err)
+		}
+	}
+}
+
+// As the kernel kills when memory is short, and as a crash ends it.
+func TestADaemonThatIsKilledAsItBeginsLeavesNothing(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "strace")
+	dir := newLayout(t)
+	bundle := filepath.Join(dir, "b")
+	for range 2 { // the second time the bundle is there
+		for signal, text := range map[string]string{
+			"KILL": "mount daemon ended before it was ready (signal: killed)",
+			"QUIT": "mount daemon ended before it was ready (exit status 2): SIGQUIT: quit",
+		} {
+			r := sh(t, dir, "strace -f -qq -o /dev/null -e inject=bind:signal="+signal+" $um mount --image img:a b")
+			if r.Code != imagetest.CodeFailure || lines(r.Stderr, text) != 1 || mounted(t, bundle) {
+				t.Errorf("exit %d, mounted %v\n%s", r.Code, mounted(t, bundle), r.Stderr)
+			}
+			if log := filepath.Join(bundle, ".umoci-mount/log"); strings.Contains(r.Stderr, log) {
+				t.Errorf("the log is named, and may be gone:\n%s", r.Stderr)
+			}
+		}
+		if r := sh(t, dir, "$um mount --image img:a b && $um umount b"); r.Code != 0 {
+			t.Errorf("exit %d\n%s", r.Code, r.Stderr)
+		}
+	}
+}
+
+// Who closes a terminal ends what serves in it; nohup(1) is asked to keep that from it.
+func TestAHangUpEndsAForegroundMountUnlessItIsIgnored(t *testing.T) {
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	bundle := filepath.Join(dir, "b")
+	for _, nohup := range []bool{false, true} {
+		args := []string{env.Bin, "mount", "--foreground", "--image", filepath.Join(dir, "img:a"), bundle}
+		if nohup {
+			args = append([]string{"nohup"}, args...)
+		}
+		cmd := exec.Command(args[0], args[1:]...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		live := filepath.Join(bundle, ".umoci-mount/control")
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			if _, err := os.Lstat(live); err == nil && mounted(t, bundle) {
+				break
+			}
+		}
+		if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+			t.Error(err)
+		}
+		if nohup {
+			time.Sleep(300 * time.Millisecond)
+			if !mounted(t, bundle) {
+				t.Error("a hang-up ended a mount under nohup")
+			}
+			if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := cmd.Wait(); err != nil || mounted(t, bundle) {
+			t.Errorf("nohup %v: still mounted %v: %v", nohup, mounted(t, bundle), err)
+		}
+	}
+}
+
+func mounted(t *testing.T, bundle string) bool {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(table), " "+filepath.Join(bundle, "rootfs")+" ")
+}
