@@ -204,8 +204,8 @@ func leadsTo(path string, mount int) error {
 		return fmt.Errorf("%w: %w", ErrReplaced, err)
 	}
 	defer unix.Close(there)
-	want, err1 := sys.MountID(mount)
-	got, err2 := sys.MountID(there)
+	want, err1 := sys.MountID("/proc/self", strconv.Itoa(mount))
+	got, err2 := sys.MountID("/proc/self", strconv.Itoa(there))
 	if err := errors.Join(err1, err2); err != nil || got != want {
 		return errors.Join(ErrReplaced, err)
 	}

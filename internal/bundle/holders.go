@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
 
 // findHolders lists the processes that keep a mount busy: by working directory,
@@ -15,7 +17,7 @@ import (
 func findHolders(m *mountEntry, self ...int) []Holder {
 	own, _ := os.Readlink("/proc/self/ns/mnt") //nolint:errcheck // "" then: every namespace is another
 	return holders(append(self, os.Getpid()), func(dir string) string {
-		if how := holdsBelow(dir, m.Point); how != "" {
+		if how := holdsBelow(dir, m); how != "" {
 			return how
 		}
 		return holdsInNamespace(dir, own, m)
@@ -55,8 +57,10 @@ func isBelow(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, dir+"/")
 }
 
-// holdsBelow looks at what a process has open by path.
-func holdsBelow(dir, point string) string {
+// holdsBelow looks at what a process has open by path. The mountpoint's own path may be
+// that of the directory below the mount, as the daemon has it open.
+func holdsBelow(dir string, m *mountEntry) string {
+	point := m.Point
 	for _, link := range []string{"cwd", "root", "exe"} {
 		if target, err := os.Readlink(filepath.Join(dir, link)); err == nil && isBelow(target, point) {
 			return link
@@ -67,9 +71,14 @@ func holdsBelow(dir, point string) string {
 		return ""
 	}
 	for _, fd := range fds {
-		if target, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err == nil && isBelow(target, point) {
-			return "fd " + fd.Name()
+		target, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
+		if err != nil || !isBelow(target, point) {
+			continue
 		}
+		if id, err := sys.MountID(dir, fd.Name()); target == point && err == nil && id != m.ID {
+			continue
+		}
+		return "fd " + fd.Name()
 	}
 	maps, err := os.ReadFile(filepath.Join(dir, "maps"))
 	if err == nil && strings.Contains(string(maps), " "+point+"/") {

@@ -17,10 +17,11 @@ func ProcPath(dir int, name string) string {
 	return p + "/" + name
 }
 
-// MountID is the ID of the mount that an open file is in, as mount tables have it
-// (proc_pid_fdinfo(5)). No file system is asked.
-func MountID(fd int) (string, error) {
-	data, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+// MountID is the ID of the mount that an open file is in, as mount tables have it, by the
+// process' directory in /proc and the descriptor (proc_pid_fdinfo(5)). No file system is
+// asked.
+func MountID(process, fd string) (string, error) {
+	data, err := os.ReadFile(process + "/fdinfo/" + fd)
 	if err != nil {
 		return "", fmt.Errorf("look up a mount: %w", err)
 	}
