@@ -179,22 +179,13 @@ func Extract(ctx context.Context, opt ExtractOptions) (res *ExtractResult, err e
 	if err := x.write(umociName, data); err != nil {
 		return nil, err
 	}
-	if err := x.hold(ctx, im); err != nil {
+	// For a repack, which compares with it.
+	if err := keepFor(ctx, im.layout, x.dir, im.Path.Descriptor()); err != nil {
 		return nil, err
 	}
 	return &ExtractResult{
 		Rootfs: filepath.Join(x.dir, rootfsName), Image: im.Path.Descriptor(), Entries: made.Entries,
 	}, ctx.Err()
-}
-
-// hold keeps gc from removing what a repack will compare with, for as long as the
-// bundle is there.
-func (x *extracting) hold(ctx context.Context, im *Image) error {
-	release, err := holdFor(ctx, im.layout, x.dir, im.Path.Descriptor())
-	if err != nil {
-		return err
-	}
-	return release()
 }
 
 // checkFree refuses a directory that holds a bundle, or part of one.

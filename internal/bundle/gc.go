@@ -110,6 +110,15 @@ func elsewhere(path, layout string) bool {
 	return err == nil && !os.SameFile(a, b)
 }
 
+// keepFor keeps from gc what a bundle needs that nobody serves, for as long as it is there.
+func keepFor(ctx context.Context, l *cas.Layout, bundle string, manifests ...ispec.Descriptor) error {
+	release, err := holdFor(ctx, l, bundle, manifests...)
+	if err != nil {
+		return err
+	}
+	return release()
+}
+
 // holdFor records in a layout what a bundle needs of it.
 func holdFor(ctx context.Context, l *cas.Layout, bundle string, manifests ...ispec.Descriptor) (release func() error, err error) {
 	real, err := filepath.EvalSymlinks(bundle)

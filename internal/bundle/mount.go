@@ -72,7 +72,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	}
 	res = &MountResult{Rootfs: d.point(), Image: m.state.Manifest, Resumed: m.resume}
 	if opt.NoServe {
-		return res, nil
+		return res, keepFor(ctx, m.lower.layout, d.path, m.state.Manifest)
 	}
 	if opt.Foreground {
 		return res, m.serveHere(ctx)

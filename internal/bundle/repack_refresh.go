@@ -26,6 +26,9 @@ func (v *View) refresh(ctx context.Context, path *cas.Path, tag string, shown *s
 	}
 	if v.State.Layout != v.Layout.Path() {
 		v.State.Layout = v.Layout.Path()
+		if err := keepFor(ctx, v.Layout, v.dir.path, v.State.Manifest); err != nil {
+			return err
+		}
 		if err := v.dir.writeState(v.State); err != nil {
 			return err
 		}

@@ -29,3 +29,21 @@ func TestWhoHoldsAMountIsNamedAndNobodyElse(t *testing.T) {
 	_ = sleep.Wait()
 	b.Umount(t)
 }
+
+// What a bundle needs stays, until the bundle goes.
+func TestGCKeepsWhatABundleNeedsThatWasNeverMounted(t *testing.T) {
+	imagetest.NeedFuse(t)
+	for name, make := range map[string]string{
+		"mount --no-mount": "$um mount --no-mount --image img:a b; $um rm --image img:a",
+		// The other layout is the bundle's from then on.
+		"repack to a copy": "$um mount --no-mount --image img:a b; $um repack --refresh-bundle --image copy:a b; rm -r img; mv copy img; $um rm --image img:a; ln -s img copy",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newLayout(t)
+			mustSh(t, dir, "echo content >file; $um insert --image img:a file /file; cp -r img copy;"+make)
+			expect(t, "with the bundle, and without", "content\n0\n", mustSh(t, dir, `$um gc --layout img >/dev/null
+				$um mount b; cat b/rootfs/file; $um umount b
+				rm -r b; $um gc --layout img >/dev/null; ls img/blobs/sha256 | wc -l`))
+		})
+	}
+}
