@@ -218,11 +218,6 @@ func (m *mounting) prepare(ctx context.Context) error {
 		return err
 	}
 	if !m.resume {
-		if m.opt.Fresh {
-			if err := m.clearChanges(); err != nil {
-				return err
-			}
-		}
 		if err := m.writeConfig(); err != nil {
 			return err
 		}
@@ -241,7 +236,8 @@ func (m *mounting) prepare(ctx context.Context) error {
 	return m.dir.writeState(m.state)
 }
 
-// writeConfig writes config.json and umoci.json for a new bundle.
+// writeConfig writes config.json and umoci.json for a new bundle, or for one whose changes
+// are thrown away.
 func (m *mounting) writeConfig() error {
 	o := &m.state.Options
 	meta := &umociMeta{From: walkPath{m.path.Walk}, MapOptions: mapOptions{
@@ -255,19 +251,27 @@ func (m *mounting) writeConfig() error {
 		meta.MapOptions = container
 		meta.MapOptions.Rootless = true
 	}
-	if m.opt.rawRootfs != "" {
-		return m.dir.writeUmoci(meta)
+	var config []byte
+	if m.opt.rawRootfs == "" {
+		var err error
+		config, err = runtimeConfig(runtimeInput{
+			image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
+			uids: container.UIDMappings, gids: container.GIDMappings,
+			passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower.Image, name) },
+		})
+		if err != nil { // before anything is thrown away
+			return err
+		}
 	}
-	config, err := runtimeConfig(runtimeInput{
-		image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
-		uids: container.UIDMappings, gids: container.GIDMappings,
-		passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower.Image, name) },
-	})
-	if err != nil {
-		return err
+	if m.opt.Fresh {
+		if err := m.clearChanges(); err != nil {
+			return err
+		}
 	}
-	if err := m.dir.top.replace(configName, config, 0o644); err != nil {
-		return err
+	if config != nil {
+		if err := m.dir.top.replace(configName, config, 0o644); err != nil {
+			return err
+		}
 	}
 	return m.dir.writeUmoci(meta)
 }

@@ -47,3 +47,16 @@ func TestGCKeepsWhatABundleNeedsThatWasNeverMounted(t *testing.T) {
 		})
 	}
 }
+
+// A command that fails leaves every change that was there.
+func TestAFreshMountOfAnImageThatCannotBeLeavesTheChanges(t *testing.T) {
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	mustSh(t, dir, `$um mount --image img:a b; echo kept >b/rootfs/kept; $um umount b
+		$um config --image img:a --tag bad --config.user nobody`)
+	if r := sh(t, dir, "$um mount --fresh --image img:bad b"); r.Code != imagetest.CodeImage {
+		t.Errorf("exit %d\n%s", r.Code, r.Stderr)
+	}
+	expect(t, "the bundle", "kept\n", mustSh(t, dir, "$um mount b; cat b/rootfs/kept; $um umount b"))
+	expect(t, "a fresh one", "", mustSh(t, dir, "$um mount --fresh --image img:a b; ls b/rootfs; $um umount b"))
+}
