@@ -108,9 +108,19 @@ func (m *mounting) checkFree() error {
 	case err != nil:
 		return err
 	case served:
-		return fmt.Errorf("%s: %w", m.dir.path, ErrMounted)
+		return m.dir.alreadyMounted()
 	}
 	return m.dir.detachStale(m.opt.Log)
+}
+
+// alreadyMounted says who serves the bundle where that is not to be seen here.
+func (d *dir) alreadyMounted() error {
+	if e, err := mountAt(d.point()); err == nil && e == nil {
+		if st, conn, err := d.controlCall("status"); err == nil {
+			return errors.Join(fmt.Errorf("%s: %w, by process %d, for programs that use it out of sight", d.path, ErrMounted, st.PID), conn.Close())
+		}
+	}
+	return fmt.Errorf("%s: %w", d.path, ErrMounted)
 }
 
 // detachStale unmounts what a daemon that is no more left at the mountpoint.

@@ -117,14 +117,21 @@ func (d *dir) endAlone(ctx context.Context, e *mountEntry) error {
 }
 
 // mountedElsewhere says who serves a bundle whose mount this mount namespace does not
-// have; nil where the daemon is about to end.
+// have, or not any more; nil where the daemon is about to end.
 func (d *dir) mountedElsewhere() error {
 	st, conn, err := d.controlCall("status")
 	if err != nil {
 		return nil //nolint:nilerr // it ends: that is waited for
 	}
-	if err := conn.Close(); err != nil {
+	pid, err := listenerOf(conn)
+	if err := errors.Join(err, conn.Close()); err != nil {
 		return err
+	}
+	own, err1 := os.Readlink("/proc/self/ns/mnt")
+	its, err2 := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/mnt"))
+	if err1 == nil && err2 == nil && own == its {
+		return fmt.Errorf("%s was detached while programs used it, and they still do: end them, or the daemon, process %d: %w",
+			d.path, st.PID, ErrBusy)
 	}
 	return fmt.Errorf("%s is mounted in another mount namespace, as by exec: end the programs there, or the daemon, process %d: %w",
 		d.path, st.PID, ErrBusy)

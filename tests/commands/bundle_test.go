@@ -30,6 +30,21 @@ func TestWhoHoldsAMountIsNamedAndNobodyElse(t *testing.T) {
 	b.Umount(t)
 }
 
+// It is in no mount table then, and other namespaces have nothing to do with it.
+func TestADetachedMountThatIsInUseIsSaidToBeThat(t *testing.T) {
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	r := sh(t, dir, `$um mount --image img:a b; cd b/rootfs; sleep 60 & cd ../..
+		$um umount --lazy b; daemon=$(flock -n b/.umoci-mount/mounted true || echo held)
+		for command in umount mount; do code=0; $um $command b || code=$?; echo $command $code $daemon; done
+		kill $!; wait $! || true; while ! flock -n b/.umoci-mount/mounted true; do sleep 0.05; done
+		$um mount b; $um umount b`)
+	if r.Code != 0 || r.Stdout != "umount 6 held\nmount 5 held\n" ||
+		lines(r.Stderr, "was detached while programs used it") != 1 || lines(r.Stderr, "already mounted, by process") != 1 {
+		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
+
 // What a bundle needs stays, until the bundle goes.
 func TestGCKeepsWhatABundleNeedsThatWasNeverMounted(t *testing.T) {
 	imagetest.NeedFuse(t)
