@@ -46,7 +46,7 @@ type Holder struct {
 type BusyError struct {
 	Path    string
 	Holders []Holder
-	Copied  bool // it is unmounted, and the holders have it in mount namespaces of their own
+	Copied  bool // it is unmounted, and the holders use copies of it in other mount namespaces
 }
 
 func (e *BusyError) Unwrap() error { return ErrBusy }
@@ -60,7 +60,7 @@ func (e *BusyError) Error() string {
 		names = append(names, fmt.Sprintf("%d %s (%s)", h.PID, h.Command, h.How))
 	}
 	if e.Copied {
-		return fmt.Sprintf("%s is unmounted, but its daemon goes on for mount namespaces that have a copy of the mount: end %s",
+		return fmt.Sprintf("%s is unmounted, but used in other mount namespaces that have a copy of it: by %s",
 			e.Path, strings.Join(names, ", "))
 	}
 	return fmt.Sprintf("%s is busy: held by %s", e.Path, strings.Join(names, ", "))

@@ -1,11 +1,14 @@
 package bundle
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/internal/sys"
 )
@@ -24,11 +27,54 @@ func findHolders(m *mountEntry, self ...int) []Holder {
 	})
 }
 
-// copyHolders lists the processes whose mount namespaces have a mount that this one's does
-// not have any more.
-func copyHolders(m *mountEntry) []Holder {
+// findCopy is a mount of ours that another mount namespace has at a path; nil: none has.
+func findCopy(point string) (m *mountEntry) {
 	own, _ := os.Readlink("/proc/self/ns/mnt") //nolint:errcheck // as in findHolders
-	return holders([]int{os.Getpid()}, func(dir string) string { return holdsInNamespace(dir, own, m) })
+	holders(nil, func(dir string) string {
+		if ns, err := os.Readlink(filepath.Join(dir, "ns/mnt")); m != nil || err != nil || ns == own {
+			return ""
+		}
+		if table, err := os.ReadFile(filepath.Join(dir, "mountinfo")); err == nil {
+			m = topAt(parseMountinfo(table), point)
+		}
+		return ""
+	})
+	return m
+}
+
+// findUsers lists the processes of any mount namespace that use a file system, by its
+// "major:minor". It may be asked: its server answers.
+func findUsers(device string) []Holder {
+	return holders(nil, func(dir string) string {
+		links := []string{"cwd", "root", "exe"}
+		if fds, err := os.ReadDir(filepath.Join(dir, "fd")); err == nil {
+			for _, fd := range fds {
+				links = append(links, "fd/"+fd.Name())
+			}
+		}
+		for _, link := range links {
+			var st unix.Statx_t
+			err := unix.Statx(unix.AT_FDCWD, filepath.Join(dir, link), unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+			if err == nil && fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor) == device {
+				return strings.Replace(link, "/", " ", 1)
+			}
+		}
+		maps, err := os.ReadFile(filepath.Join(dir, "maps"))
+		if err != nil {
+			return ""
+		}
+		for line := range strings.Lines(string(maps)) {
+			var major, minor uint32
+			f := strings.Fields(line)
+			if len(f) < 4 {
+				continue
+			}
+			if _, err := fmt.Sscanf(f[3], "%x:%x", &major, &minor); err == nil && fmt.Sprintf("%d:%d", major, minor) == device {
+				return "map"
+			}
+		}
+		return ""
+	})
 }
 
 // holders lists the processes of which how, given their directory in /proc, has

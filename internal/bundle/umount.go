@@ -28,16 +28,21 @@ type UmountOptions struct {
 // aloneWait is how long a daemon may take to end by itself where it is to be alone.
 const aloneWait = 300 * time.Millisecond
 
-// daemonEnd is how long Umount waits for the daemon after the kernel let go, and copiedWait
+// unseenWait is the longest wait before another try where nobody is seen to use a mount that
+// the kernel says is busy: a file that is closed, or a mount namespace that is made, is not
+// done with at once.
+const unseenWait = 135 * time.Millisecond
+
+// daemonEnd is how long Umount waits for the daemon after the kernel let go, and copyWait
 // how long before it looks for mount namespaces that have a copy of the mount.
 const (
-	daemonEnd  = 30 * time.Second
-	copiedWait = time.Second
+	daemonEnd = 30 * time.Second
+	copyWait  = time.Second
 )
 
 // Umount unmounts a bundle and waits for its daemon's end. *BusyError names who
-// keeps it from that; nothing has changed then, but for a mount that other mount namespaces
-// have copies of (Copied).
+// keeps it from that; nothing has changed then, but for a mount that programs of other
+// mount namespaces use copies of (Copied).
 func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 	d, err := openDir(bundle)
 	if err != nil {
@@ -78,7 +83,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 		return err
 	}
 	if !opt.Lazy {
-		if err := d.waitEndOf(ctx, e); err != nil {
+		if err := d.endCopied(ctx); err != nil {
 			return err
 		}
 	}
@@ -88,8 +93,7 @@ func Umount(ctx context.Context, bundle string, opt UmountOptions) (err error) {
 	return nil
 }
 
-// endAlone unmounts, and ends the daemon if it does not end by itself: all that was
-// acknowledged is in the upper directory.
+// endAlone unmounts, and ends the daemon if it does not end by itself.
 func (d *dir) endAlone(ctx context.Context, e *mountEntry) error {
 	if e != nil {
 		if err := d.flushMount(slog.New(slog.DiscardHandler)); err != nil {
@@ -105,15 +109,7 @@ func (d *dir) endAlone(ctx context.Context, e *mountEntry) error {
 	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	_, conn, err := d.controlCall("status")
-	if err != nil {
-		return nil //nolint:nilerr // it ends: that is waited for
-	}
-	pid, err := listenerOf(conn) // the kernel's word, not the answer's
-	if err == nil {
-		err = unix.Kill(pid, unix.SIGKILL)
-	}
-	return errors.Join(err, conn.Close())
+	return d.kill()
 }
 
 // mountedElsewhere says who serves a bundle whose mount this mount namespace does not
@@ -130,6 +126,9 @@ func (d *dir) mountedElsewhere() error {
 	own, err1 := os.Readlink("/proc/self/ns/mnt")
 	its, err2 := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/mnt"))
 	if err1 == nil && err2 == nil && own == its {
+		if found, err := d.endCopies(); found || err != nil {
+			return err
+		}
 		return fmt.Errorf("%s was detached while programs used it, and they still do: end them, or the daemon, process %d: %w",
 			d.path, st.PID, ErrBusy)
 	}
@@ -191,13 +190,18 @@ func (d *dir) discard() error {
 // unmount asks the kernel. It flushes what is cached first.
 func (d *dir) unmount(e *mountEntry, lazy bool) error {
 	err := d.unmountPoint(e.Point, lazy)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EBUSY):
-		return &BusyError{Path: e.Point, Holders: findHolders(e)}
+	for wait := 5 * time.Millisecond; errors.Is(err, unix.EBUSY); wait *= 3 {
+		busy := &BusyError{Path: e.Point, Holders: findHolders(e)}
+		if len(busy.Holders) > 0 || wait > unseenWait {
+			return busy
+		}
+		time.Sleep(wait)
+		err = d.unmountPoint(e.Point, lazy)
 	}
-	return fmt.Errorf("unmount %s: %w", e.Point, err)
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", e.Point, err)
+	}
+	return nil
 }
 
 // unmountPoint takes away what is mounted at the mountpoint, whose path is point.
@@ -236,22 +240,44 @@ func fusermountUnmount(point string, lazy bool) error {
 	return errors.New("fusermount3 not found: install the fuse3 package")
 }
 
-// waitEndOf is waitEnd after e was unmounted; nil: it was not this mount namespace's. Where
-// others have copies of it, which none of them may know, it says so and does not wait.
-func (d *dir) waitEndOf(ctx context.Context, e *mountEntry) error {
-	if e == nil {
-		return d.waitEnd(ctx)
-	}
-	short, cancel := context.WithTimeout(ctx, copiedWait)
+// endCopied is waitEnd, and endCopies where that takes long.
+func (d *dir) endCopied(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, copyWait)
 	defer cancel()
 	err := d.waitEnd(short)
 	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	if others := copyHolders(e); len(others) > 0 {
-		return &BusyError{Path: e.Point, Holders: others, Copied: true}
+	if _, err := d.endCopies(); err != nil {
+		return err
 	}
 	return d.waitEnd(ctx)
+}
+
+// endCopies ends the daemon of a mount that this mount namespace does not have any more,
+// where it finds unused copies of it in others. *BusyError where a program uses one.
+func (d *dir) endCopies() (found bool, err error) {
+	c := findCopy(d.point())
+	if c == nil {
+		return false, nil
+	}
+	if users := findUsers(c.Device); len(users) > 0 {
+		return true, &BusyError{Path: c.Point, Holders: users, Copied: true}
+	}
+	return true, d.kill()
+}
+
+// kill ends the daemon as it is: all that was acknowledged is in the upper directory.
+func (d *dir) kill() error {
+	_, conn, err := d.controlCall("status")
+	if err != nil {
+		return nil //nolint:nilerr // it ends: that is waited for
+	}
+	pid, err := listenerOf(conn) // the kernel's word, not the answer's
+	if err == nil {
+		err = unix.Kill(pid, unix.SIGKILL)
+	}
+	return errors.Join(err, conn.Close())
 }
 
 // waitEnd waits for the end of the bundle's daemon.

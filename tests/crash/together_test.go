@@ -146,33 +146,74 @@ func TestAnUmountWhileFilesAreInUseNamesTheHolderAndChangesNothing(t *testing.T)
 	b.Umount(t)
 }
 
-// A mount namespace that is made while a bundle is mounted has a copy of its mount, as of
-// all others, and need not know.
-func TestAnUmountNamesWhoHasACopyOfTheMount(t *testing.T) {
+// A descriptor on its way through a socket is in nobody's table, and keeps a mount busy.
+func TestAnUmountWaitsAMomentForWhatNobodyIsSeenToUse(t *testing.T) {
 	layout := baseLayout(t)
 	b := env.Mount(t, layout+":base")
-	pid := daemonOf(t, b.Path)
-	other := exec.Command("sleep", "300")
-	other.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if err := other.Start(); err != nil {
+	f, err := os.Create(filepath.Join(b.Rootfs(), "open"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	end := sync.OnceFunc(func() {
-		_ = other.Process.Kill()
-		_ = other.Wait() //nolint:errcheck // it was killed
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(int(f.Fd())), nil, 0), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() {
+		_, _ = unix.Close(pair[0]), unix.Close(pair[1])
 	})
-	t.Cleanup(end)
-	r := env.Run(t, "umount", b.Path)
-	if want := fmt.Sprintf("%d sleep", other.Process.Pid); r.Code != imagetest.CodeBusy || !strings.Contains(r.Stderr, want) {
-		t.Errorf("exit %d: %s; want %q named", r.Code, r.Stderr, want)
-	}
-	if mounted(b.Rootfs()) {
-		t.Error("the bundle is still mounted here")
-	}
-	end()
-	awaitEnd(t, pid)
-	b.Remount(t)
 	b.Umount(t)
+}
+
+// A mount namespace that is made while a bundle is mounted has a copy of its mount, as of
+// all others. Nobody there need know, or it is a container's.
+func TestCopiesOfAMountInOtherNamespaces(t *testing.T) {
+	layout := baseLayout(t)
+	for _, used := range []bool{false, true} {
+		t.Run(fmt.Sprintf("used: %v", used), func(t *testing.T) {
+			b := env.Mount(t, layout+":base")
+			pid := daemonOf(t, b.Path)
+			dir := "/"
+			if used {
+				dir = b.Rootfs()
+			}
+			other := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `cd "$0"; echo; exec sleep 300`, dir)
+			other.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			out, err := other.StdoutPipe()
+			if err == nil {
+				err = other.Start()
+			}
+			if err == nil {
+				_, err = out.Read(make([]byte, 1))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := sync.OnceFunc(func() {
+				_ = other.Process.Kill()
+				_ = other.Wait() //nolint:errcheck // it was killed
+			})
+			t.Cleanup(end)
+			if want := fmt.Sprintf("%d sleep (cwd)", other.Process.Pid); used {
+				for range 2 { // with the mount here, and without
+					if r := env.Run(t, "umount", b.Path); r.Code != imagetest.CodeBusy || !strings.Contains(r.Stderr, want) {
+						t.Errorf("exit %d: %s; want %q named", r.Code, r.Stderr, want)
+					}
+				}
+				end()
+			} else {
+				b.Umount(t)
+			}
+			if mounted(b.Rootfs()) {
+				t.Error("the bundle is still mounted here")
+			}
+			awaitEnd(t, pid)
+			b.Remount(t)
+			b.Umount(t)
+		})
+	}
 }
 
 func TestRemovingAMountedBundleEndsItsMount(t *testing.T) {
