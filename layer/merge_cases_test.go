@@ -308,6 +308,28 @@ var oddLayers = []struct {
 		fails: "path component of more than 255 bytes",
 	},
 	{
+		name: "a whiteout of a name of 255 bytes",
+		layers: func(t testing.TB) [][]byte {
+			name := strings.Repeat("n", 255)
+			return [][]byte{tarOf(t, tDir("d"), tReg("d/"+name, "1"), tReg("f", "")), tarOf(t, tWhite("d/", name))}
+		},
+		want: "d d 0755\nf f 0644 \"\"\n",
+	},
+	{
+		name: "a whiteout of a name of 256 bytes",
+		layers: func(t testing.TB) [][]byte {
+			return [][]byte{tarOf(t, tWhite("", strings.Repeat("n", 256)))}
+		},
+		fails: "path component of more than 255 bytes",
+	},
+	{
+		name: "a directory whose name is a whiteout's of 255 bytes",
+		layers: func(t testing.TB) [][]byte {
+			return [][]byte{tarOf(t, tReg(".wh."+strings.Repeat("n", 255)+"/f", ""))}
+		},
+		fails: "path component of more than 255 bytes",
+	},
+	{
 		name: "a path of more than 4096 bytes",
 		layers: func(t testing.TB) [][]byte {
 			return [][]byte{tarOf(t, tReg(strings.Repeat("0123456789/", 400)+"x", "1"))}

@@ -23,7 +23,8 @@ var (
 // appendClean appends the cleaned form of name to dst: relative to the root, no
 // empty, "." or ".." component, no slash at either end; the root is "". A ".."
 // takes the component before it away lexically and stops at the root, as umoci's
-// CleanPath does: "../../esc" is "esc" and "/abs" is "abs".
+// CleanPath does: "../../esc" is "esc" and "/abs" is "abs". A whiteout's component may be
+// longer than a file's by its prefix.
 func appendClean(dst, name []byte) ([]byte, error) {
 	base := len(dst)
 	if bytes.IndexByte(name, 0) >= 0 {
@@ -36,7 +37,7 @@ func appendClean(dst, name []byte) ([]byte, error) {
 		case len(part) == 0 || string(part) == ".":
 		case string(part) == "..":
 			dst = dst[:base+max(bytes.LastIndexByte(dst[base:], '/'), 0)]
-		case len(part) > maxName:
+		case len(part) > maxName && (len(part) > maxName+len(WhiteoutPrefix) || string(part[:len(WhiteoutPrefix)]) != WhiteoutPrefix):
 			return dst, errNameTooLong
 		default:
 			if len(dst) > base {
