@@ -181,9 +181,13 @@ func (p *aheadPart) decode(file *os.File, size int64) {
 	}
 }
 
-// read appends up to n bytes to the input.
+// read appends up to n bytes to the input. Stored are hardly more than the aheadPlain plain
+// bytes, unless there are blocks without content, or zeros behind the last member.
 func (p *aheadPart) read(in *inflate.Input, file *os.File, size int64, n int64) error {
 	at := len(p.buf)
+	if at > aheadPlain+aheadStored {
+		return errAheadNothing
+	}
 	off := p.target + int64(at)
 	n = min(n, size-off)
 	if need := at + int(n) + inflate.InSlack; cap(p.buf) < need {
@@ -200,7 +204,7 @@ func (p *aheadPart) read(in *inflate.Input, file *os.File, size int64, n int64) 
 // Why a part is not taken. Neither is returned to the caller.
 var (
 	errAheadStopped = errors.New("decoding ahead was stopped")
-	errAheadNothing = errors.New("there is nothing in the part")
+	errAheadNothing = errors.New("there is nothing in the part, or little")
 )
 
 // decodeFrom decodes the part, if it begins at that bit.
@@ -226,7 +230,7 @@ func (p *aheadPart) decodeFrom(f *inflate.BlockFinder, start int64) error {
 			}
 			a.PauseAt = a.Bit() + 1
 		}
-		if last := &p.cuts[len(p.cuts)-1]; spanFull((a.Bit()-last.bit)/8, int64(a.Len()-last.out), a.InMember()) {
+		if last := &p.cuts[len(p.cuts)-1]; a.Len() > last.out && spanFull((a.Bit()-last.bit)/8, int64(a.Len()-last.out), a.InMember()) {
 			p.cut()
 		} else if a.Len()-last.out >= inflate.WindowSize {
 			a.Untrack()

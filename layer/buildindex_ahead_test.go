@@ -61,8 +61,24 @@ func TestALayerOfWhichPartsAreDecodedAheadIsReadAsAnyOther(t *testing.T) {
 	}
 }
 
-// checkReads reads a layer backwards, so that every span is decoded by itself.
+// checkReads reads a layer and sees that its spans are not too long.
 func checkReads(t *testing.T, src Source, ix *blobIndex, plain []byte) {
+	t.Helper()
+	for i := range ix.numSpans() {
+		end := src.Size * 8
+		if i+1 < ix.numSpans() {
+			end = ix.span(i + 1).in
+		}
+		size, stored := ix.spanOut(i+1)-ix.spanOut(i), (end-ix.span(i).in)/8
+		if size > gzipSpanMost+gzipStep+inflate.OutSlack || stored > 2*gzipSpanStored {
+			t.Errorf("span %d: %d bytes, %d stored", i, size, stored)
+		}
+	}
+	readBackwards(t, src, ix, plain)
+}
+
+// readBackwards reads a layer so that every span is decoded by itself.
+func readBackwards(t *testing.T, src Source, ix *blobIndex, plain []byte) {
 	t.Helper()
 	f, err := src.Open()
 	if err != nil {
@@ -78,13 +94,6 @@ func checkReads(t *testing.T, src Source, ix *blobIndex, plain []byte) {
 	}
 	for i := ix.numSpans() - 1; i >= 0; i-- {
 		from, to := ix.spanOut(i), ix.spanOut(i+1)
-		end := src.Size * 8
-		if i+1 < ix.numSpans() {
-			end = ix.span(i + 1).in
-		}
-		if stored := (end - ix.span(i).in) / 8; to-from > gzipSpanMost+gzipStep+inflate.OutSlack || stored > 2*gzipSpanStored {
-			t.Errorf("span %d: %d bytes, %d stored", i, to-from, stored)
-		}
 		p := make([]byte, to-from)
 		if _, err := b.ReadAt(p, from); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatalf("span %d: %v", i, err)
@@ -114,7 +123,7 @@ func joinParts(t *testing.T, src Source) {
 	defer shared.close()
 	parts := aheadParts{file: f, size: src.Size, shared: shared, next: aheadStored}
 	parts.plan(0)
-	if len(parts.parts) != 3 {
+	if len(parts.parts) < 3 { // more where one is done already
 		t.Fatalf("%d parts are planned for three idle processors", len(parts.parts))
 	}
 	for at := int64(-1); len(parts.parts) > 0; {

@@ -211,6 +211,9 @@ func (g *growing) node(p string, kind byte) node {
 			time.Unix(-1, 0), time.Unix(-1_000_000_000, 999_999_999), time.Unix(-2, 1)),
 		xattrs: map[string]string{},
 	}
+	if kind == tar.TypeDir && g.orderly {
+		n.mode &^= 0o2000 // nor gives what was made in such a directory its mode
+	}
 	if kind == tar.TypeLink {
 		return node{name: n.name, kind: kind, mode: 0o644, mtime: n.mtime}
 	}
@@ -223,7 +226,7 @@ func (g *growing) node(p string, kind byte) node {
 	n.xattrs["user."+pick(r, "a", "ü", "long."+strings.Repeat("n", 100))] = pick(r, "1", "\xff\x00", "line\n")
 	if r.IntN(3) == 0 {
 		n.xattrs["system.posix_acl_access"] = acl(n.mode)
-		if kind == tar.TypeDir {
+		if kind == tar.TypeDir && !g.orderly { // not every program takes away what is inherited
 			n.xattrs["system.posix_acl_default"] = acl(0o750)
 		}
 	}

@@ -30,6 +30,7 @@ type Ahead struct {
 
 	units  []uint16 // the window's first
 	nunits int      // how many of them count, the window's too
+	looked int      // how many counted when the last of them were looked at
 	narrow bool     // what follows is in bytes
 	bytes  []byte   // what a match can reach of units first
 	out    Output   // in bytes
@@ -61,7 +62,7 @@ func (a *Ahead) Start(bit int64) {
 	for i := range a.units[:WindowSize] {
 		a.units[i] = windowUnit | uint16(i)
 	}
-	a.nunits, a.narrow, a.out = WindowSize, false, Output{}
+	a.nunits, a.looked, a.narrow, a.out = WindowSize, WindowSize, false, Output{}
 }
 
 // room is how long units and bytes are made.
@@ -88,7 +89,11 @@ func (a *Ahead) Decode(n int) error {
 	if a.at == atTrailer {
 		return a.endFirst()
 	}
-	if last := a.units[max(a.nunits-WindowSize, WindowSize):a.nunits]; len(last) == WindowSize && allBytes(last) {
+	if a.nunits-a.looked < WindowSize {
+		return nil
+	}
+	a.looked = a.nunits
+	if last := a.units[a.nunits-WindowSize : a.nunits]; allBytes(last) {
 		a.goNarrow(last)
 	}
 	return nil

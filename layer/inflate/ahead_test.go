@@ -2,10 +2,15 @@ package inflate
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 // block is where a block of a stream begins.
@@ -146,6 +151,61 @@ func decodeAhead(t *testing.T, b, plain []byte, from block, n int, narrowed, kep
 	err := g.Decode(&o)
 	if !errors.Is(err, io.EOF) || !bytes.Equal(o.Dst[:o.Out], plain) {
 		t.Fatalf("adopted at bit %d: %v, %d bytes of %d", from.bit, err, o.Out, len(plain))
+	}
+}
+
+// A hostile stream is full of blocks without content: what was decoded before them is not
+// looked at for each.
+func TestABlockWithoutContentCostsLittleWhateverWasDecodedBefore(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	letters := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = 'a' + byte(r.IntN(26))
+		}
+		return b
+	}
+	const empty = 100_000
+	var took [2]time.Duration
+	for i, n := range []int{1000, WindowSize - 100} {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		first := letters(40000)
+		for _, part := range [][]byte{first, append(bytes.Clone(first[len(first)-300:]), letters(n)...)} {
+			if _, err := w.Write(part); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.WriteString(strings.Repeat("\x00\x00\x00\xff\xff", empty))
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, all := blocks(t, b.Bytes())
+		from := slices.IndexFunc(all, func(b block) bool { return b.at == len(first) })
+		a := aheadOf(b.Bytes(), 0, b.Len())
+		for try := range 3 {
+			a.Start(all[from].bit)
+			a.PauseAt = all[from].bit + 1
+			calls, start := 0, time.Now()
+			for ; !a.Ended(); calls++ {
+				if err := a.Decode(a.Len() + 1<<20); err != nil {
+					t.Fatal(err)
+				}
+				a.PauseAt = a.Bit() + 1
+			}
+			if calls < empty {
+				t.Fatalf("%d calls", calls)
+			}
+			if d := time.Since(start); try == 0 || d < took[i] {
+				took[i] = d
+			}
+		}
+	}
+	if took[1] > 4*took[0]+20*time.Millisecond {
+		t.Errorf("%v with a window of bytes before them, %v without", took[1], took[0])
 	}
 }
 
