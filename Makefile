@@ -106,7 +106,8 @@ bench-quick: build images ## the same on the small image, in two minutes (root)
 bench-go: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
-fuzz: ## run each fuzz target for FUZZTIME
+fuzz: ## run each fuzz target for FUZZTIME, with files in memory where there is room for them
+	if [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi; \
 	grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file func; do \
 		echo "== $${func#func } ($${file%/*})"; \
 		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$${file%/*}"; \
