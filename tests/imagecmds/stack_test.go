@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,8 +45,9 @@ func TestRandomStacksInAnyFormatAreStockUmocisTree(t *testing.T) {
 		dir := t.TempDir()
 		stock, ours := filepath.Join(dir, "stock"), filepath.Join(dir, "ours")
 		start := time.Now()
-		r := env.Command(t, nil, "umoci", "raw", "unpack", "--image", layout+":plain", stock)
-		o := env.Run(t, "raw", "unpack", "--extract", "--image", layout+":wild", ours)
+		flags := [][]string{{}, {"--rootless"}, {"--keep-dirlinks"}}[seed%3]
+		r := env.Command(t, nil, "umoci", slices.Concat([]string{"raw", "unpack"}, flags, []string{"--image", layout + ":plain", stock})...)
+		o := env.Run(t, slices.Concat([]string{"raw", "unpack", "--extract"}, flags, []string{"--image", layout + ":wild", ours})...)
 		if r.Code != 0 && strings.Contains(r.Stderr, "not a directory") {
 			continue // an ancestor that is none: 0.4.7 refuses it, later ones make it one
 		}
@@ -59,12 +61,13 @@ func TestRandomStacksInAnyFormatAreStockUmocisTree(t *testing.T) {
 		want := imagetest.MustReadTree(t, stock)
 		got := imagetest.MustReadTree(t, ours)
 		want.MaskClock(got, start)
-		b := env.Mount(t, layout+":wild", "--read-only")
-		mounted := imagetest.MustReadTree(t, b.Rootfs())
-		b.Umount(t)
 		imagetest.SameTree(t, "extracted", want, got, imagetest.CompareOptions{DirNlink: true})
-		imagetest.SameTree(t, "mounted", got, mounted, imagetest.CompareOptions{DirNlink: true})
-		sameListing(t, layout, got)
+		if seed%3 == 0 {
+			b := env.Mount(t, layout+":wild", "--read-only")
+			imagetest.SameTree(t, "mounted", got, imagetest.MustReadTree(t, b.Rootfs()), imagetest.CompareOptions{DirNlink: true})
+			b.Umount(t)
+			sameListing(t, layout, got)
+		}
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
