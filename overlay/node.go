@@ -40,6 +40,8 @@ type node struct {
 
 	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
 	refs     int    // protected by table.mu; nodes whose parent it is, and handles
+	presumed bool   // protected by table.mu; one of lookups is not counted: the kernel may have it
+	nameless bool   // protected by table.mu; no name leads here any more, so that no more lookups come
 	pinned   bool   // protected by table.mu; cannot be found again from the lower tree
 	upperIno uint64 // protected by table.mu; its key in table.uppers; 0: none
 

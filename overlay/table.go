@@ -50,7 +50,7 @@ func (t *table) add(n *node, ref bool) *node {
 	if n.upperIno != 0 {
 		t.uppers[n.upperIno] = n
 	}
-	n.lookups = 1
+	n.lookups, n.presumed = 1, !ref
 	if n.parent != nil {
 		n.parent.refs++
 	}
@@ -172,7 +172,7 @@ func (fs *FS) unref(n *node) {
 // the kernel nor a handle needs it.
 func (fs *FS) orphaned(n *node) {
 	fs.table.mu.Lock()
-	n.pinned = false
+	n.pinned, n.nameless = false, true
 	gone := fs.table.dropLocked(n, nil)
 	fs.table.mu.Unlock()
 	fs.dispose(gone)
@@ -203,6 +203,9 @@ func (fs *FS) Forget(ino Ino, n uint64) {
 	var gone []*node
 	if nd := fs.table.nodes[ino]; nd != nil {
 		nd.lookups -= int64(min(n, 1<<62))
+		if nd.nameless && nd.presumed && nd.lookups == 1 {
+			nd.lookups = 0 // those it counted are all that the kernel had
+		}
 		gone = fs.table.dropLocked(nd, nil)
 	}
 	fs.table.mu.Unlock()

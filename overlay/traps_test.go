@@ -368,3 +368,27 @@ func TestForgottenNodesAreDropped(t *testing.T) {
 	}
 	x.mustIno("n1")
 }
+
+// A copy-up of a file with several names looks for directories that were moved earlier, and
+// so meets what the kernel has never heard of.
+func TestWhatOnlyACopyUpHasMetIsDroppedAfterItsRemoval(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	must(t, mkdir(x, "made", Caller{}))
+	must(t, mkdir(x, "made/in", Caller{}))
+	x.remount()
+	must(t, chmod(x, "a/f", 0o600))
+	for _, p := range []string{"made/in", "made"} {
+		dir := x.mustIno(filepath.Dir(p))
+		a, err := x.fs.Lookup(dir, filepath.Base(p))
+		must(t, err)
+		must(t, x.fs.Rmdir(dir, filepath.Base(p)))
+		if _, err := x.fs.GetAttr(a.Ino); err != nil {
+			t.Errorf("%s, still known to the kernel: %v", p, err)
+		}
+		n, _ := x.fs.table.get(a.Ino)
+		x.fs.Forget(a.Ino, uint64(n.lookups)-1)
+		if n, _ := x.fs.table.get(a.Ino); n != nil {
+			t.Errorf("%s is kept, with descriptor %d", p, n.anchor)
+		}
+	}
+}
