@@ -84,7 +84,8 @@ func (u *Upper) standIn(o *object) bool {
 }
 
 // makeNode is the system call that creates the object. Directories are made
-// 0700 and files 0600 where applyObject has more to set.
+// 0700 and files 0600 where applyObject has more to set. An image can have devices that
+// would be whiteouts in the upper: those of a container's own overlayfs.
 func (u *Upper) makeNode(a at, o *object) (fd int, err error) {
 	if err := u.step("create"); err != nil {
 		return -1, err
@@ -94,6 +95,9 @@ func (u *Upper) makeNode(a at, o *object) (fd int, err error) {
 	if u.standIn(o) {
 		typ = unix.S_IFREG
 		perm = 0o600
+	}
+	if typ == unix.S_IFCHR && o.rdev == 0 {
+		return -1, errWhiteoutNode
 	}
 	switch typ {
 	case unix.S_IFREG:

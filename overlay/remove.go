@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/layer"
 )
 
 // removal is one name about to go, with its directory locked.
@@ -104,7 +106,7 @@ func (fs *FS) Unlink(dir Ino, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.f.verdict == nameLower && r.f.typ != unix.S_IFDIR && r.f.lower.Nlink > 1 {
+	if r.f.verdict == nameLower && r.f.typ != unix.S_IFDIR && r.f.lower.Nlink > 1 && !fs.neverInUpper(r.f.lower) {
 		// The upper counts the links of an inode with several names, before one goes.
 		fs.endRemove(&r)
 		if err := fs.countedInUpper(r.f.ino); err != nil {
@@ -120,6 +122,11 @@ func (fs *FS) Unlink(dir Ino, name string) (err error) {
 		fs.orphaned(n)
 	}
 	return err
+}
+
+// neverInUpper reports whether a lower inode has no form in the upper: a whiteout has it.
+func (fs *FS) neverInUpper(a layer.Attr) bool {
+	return a.Mode&unix.S_IFMT == unix.S_IFCHR && a.Rdev == 0 && !fs.upper.rootless
 }
 
 // countedInUpper copies up the metadata of a lower inode.
@@ -171,8 +178,9 @@ func (fs *FS) holdNameLocked(n, dir *node, name string) error {
 	return nil
 }
 
-// unlinkLower hides a lower inode's only name. The node remembers that it has
-// none, for as long as it is open or known to the kernel.
+// unlinkLower hides a lower inode's only name, or one of an inode that the upper cannot
+// have. The node remembers that it has none, for as long as it is open or known to the
+// kernel.
 func (fs *FS) unlinkLower(r *removal) (*node, error) {
 	n, err := fs.node(r.f.ino, false)
 	if err != nil {
@@ -186,7 +194,7 @@ func (fs *FS) unlinkLower(r *removal) (*node, error) {
 	if err := fs.upper.whiteout(r.p.at); err != nil {
 		return nil, err
 	}
-	n.orphan = true
+	n.orphan = r.f.lower.Nlink == 1
 	// The kernel's references from before the node are not counted; it has one at
 	// least, and its Forget lets the node go.
 	return nil, nil

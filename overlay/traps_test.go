@@ -201,6 +201,46 @@ func TestAWhiteoutCannotBeMadeByHand(t *testing.T) {
 	}
 }
 
+// Images have such devices where a container kept its own overlayfs in one.
+func TestAnImagesOwnWhiteoutsStayUntilTheyAreRemoved(t *testing.T) {
+	x := newFixture(t, newMemLower("d d 755", "c d/w 600 0 0", "c d/one 600 0 0", "h d/two d/one"))
+	for _, p := range []string{"d/w", "d/one"} {
+		for name, err := range map[string]error{
+			"chmod": chmod(x, p, 0o644), "chown": chown(x, p, 7), "link": link(x, p, "other-"+filepath.Base(p)),
+			"rename": moveAway(x, p),
+		} {
+			if err != nil && !errors.Is(err, os.ErrPermission) {
+				t.Errorf("%s %s: %v", name, p, err)
+			}
+		}
+	}
+	must(t, fsRename(x, "d", "e", 0))
+	for _, round := range []string{"at once", "remounted"} {
+		x.mustIno("e/w")
+		x.mustIno("e/one")
+		x.mustIno("e/two")
+		if t.Failed() {
+			t.Fatal(round)
+		}
+		x.remount()
+	}
+	must(t, onName(x, "e/one", x.fs.Unlink))
+	if a, err := x.fs.GetAttr(x.mustIno("e/two")); err != nil || a.Nlink == 0 {
+		t.Errorf("the other name of one that was removed: %d links, %v", a.Nlink, err)
+	}
+	must(t, onName(x, "e/two", x.fs.Unlink))
+	must(t, onName(x, "e/w", x.fs.Unlink))
+	must(t, onName(x, "e", x.fs.Rmdir))
+}
+
+// moveAway moves an object, and back.
+func moveAway(x *fixture, p string) error {
+	if err := fsRename(x, p, "away", 0); err != nil {
+		return err
+	}
+	return fsRename(x, "away", p, 0)
+}
+
 func TestNamesOf255BytesNotUTF8AndLikeWhiteouts(t *testing.T) {
 	x := newFixture(t, newMemLower(modelTree...))
 	for _, name := range []string{strings.Repeat("n", 255), "\xff\xfe", ".wh.top", ".wh..wh..opq", "#1"} {
