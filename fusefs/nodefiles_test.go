@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -31,6 +32,34 @@ func TestWithoutPassthroughAnOpenAsksNothing(t *testing.T) {
 }
 
 // Nothing but the inode's number leads to a file that was opened and has no name.
+func TestAMovedFileThatTheKernelForgotOutlivesItsName(t *testing.T) {
+	eachMode(t, func(t *testing.T, m *mounted) {
+		for i := range 3 { // each new listing gives the kernel another reference
+			mustWrite(t, m.path(fmt.Sprint("made-", i)), "")
+			if _, err := os.ReadDir(m.path(".")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Rename(m.path("hello"), m.path("moved")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+			t.Skip(err)
+		}
+		f, err := os.Open(m.path("moved"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := os.Remove(m.path("moved")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(f); err != nil || len(got) == 0 {
+			t.Errorf("reads %q, %v", got, err)
+		}
+	})
+}
+
 func TestAFileThatTheKernelOpenedOutlivesItsName(t *testing.T) {
 	eachMode(t, func(t *testing.T, m *mounted) {
 		mustWrite(t, m.path("made"), "made here")

@@ -48,10 +48,14 @@ type kernel interface {
 }
 
 func newOps(fs *overlay.FS, log *slog.Logger, passthrough bool) *ops {
-	return &ops{
+	o := &ops{
 		fs: fs, log: log, passthrough: passthrough, yield: func() {},
 		io: ioModes{log: log, inodes: map[overlay.Ino]*inodeIO{}},
 	}
+	if fs != nil {
+		fs.OnDoubt(o.kernelKnows)
+	}
+	return o
 }
 
 // String names the file system's type in mount tables (fuse.umoci-mount).
@@ -99,4 +103,14 @@ func (o *ops) expireAttr(ino overlay.Ino) {
 	if o.kernel != nil {
 		_ = o.kernel.InodeNotify(uint64(ino), -1, 0)
 	}
+}
+
+// kernelKnows reports whether the kernel has an inode. Where that is on its way out, the
+// kernel waits until it is gone (find_inode in fs/inode.c), for replies of ours perhaps.
+func (o *ops) kernelKnows(ino overlay.Ino) bool {
+	if o.kernel == nil {
+		return false
+	}
+	o.yield()
+	return o.kernel.InodeNotify(uint64(ino), -1, 0) != fuse.ENOENT
 }

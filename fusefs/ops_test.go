@@ -263,6 +263,28 @@ func TestReadDirPlusReferencesWhatItListsAndNoMore(t *testing.T) {
 	}
 }
 
+func TestARemovedFileStaysAsLongAsTheKernelKnowsIt(t *testing.T) {
+	r := newRaw(t, false)
+	h := header(1)
+	node := r.lookup("hello").NodeId
+	if st := r.Rename(nil, &fuse.RenameIn{InHeader: h, Newdir: 1}, "hello", "moved"); !st.Ok() {
+		t.Fatal(st)
+	}
+	if st := r.Unlink(nil, &h, "moved"); !st.Ok() {
+		t.Fatal(st)
+	}
+	var out fuse.AttrOut
+	r.Forget(node, 100) // late, of an inode that it has found again since
+	if st := r.GetAttr(nil, &fuse.GetAttrIn{InHeader: header(node)}, &out); !st.Ok() || out.Nlink != 0 {
+		t.Errorf("while the kernel knows it: %v, %d links", st, out.Nlink)
+	}
+	r.kernel.without = node
+	r.Forget(node, 1)
+	if st := r.GetAttr(nil, &fuse.GetAttrIn{InHeader: header(node)}, &out); st.Ok() && out.Nlink == 0 {
+		t.Errorf("afterwards: %v, %d links", st, out.Nlink)
+	}
+}
+
 func TestOnlyWhatMayAnswersENOSYS(t *testing.T) {
 	r := newRaw(t, false)
 	h := header(1)

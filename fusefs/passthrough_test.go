@@ -22,6 +22,7 @@ type fakeKernel struct {
 	live    map[int32]bool // protected by mu; ids in use
 	tries   int            // protected by mu; registrations asked for
 	expired []uint64       // protected by mu; nodes whose attributes were dropped
+	without uint64         // a node that it does not know
 }
 
 func (k *fakeKernel) RegisterBackingFd(int) (int32, syscall.Errno) {
@@ -52,6 +53,9 @@ func (k *fakeKernel) UnregisterBackingFd(id int32) syscall.Errno {
 func (k *fakeKernel) InodeNotify(node uint64, _, _ int64) fuse.Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if node == k.without {
+		return fuse.ENOENT
+	}
 	k.expired = append(k.expired, node)
 	return fuse.OK
 }

@@ -43,7 +43,8 @@ type FS struct {
 	ids      IDMap
 	squash   *Owner
 	rootUser *Owner
-	removed  func() // see OnRemoval
+	removed  func()         // see OnRemoval
+	known    func(Ino) bool // see OnDoubt
 	root     *node
 	dirFDs   dirFDs
 	table    table
@@ -59,6 +60,11 @@ type FS struct {
 // removed: by whoever removes all of the bundle, and is at its mountpoint now. It must
 // come before the first request.
 func (fs *FS) OnRemoval(f func()) { fs.removed = f }
+
+// OnDoubt has f asked whether the kernel still knows an inode, where its references are not
+// all counted and nothing else leads to the object. No lock is held, so f may wait. It must
+// be set before the first request; without it the kernel knows what it has not forgotten.
+func (fs *FS) OnDoubt(f func(Ino) bool) { fs.known = f }
 
 // New joins a lower tree and an upper directory, of which it takes ownership;
 // with no upper the view is read-only. What an earlier crash left behind is

@@ -194,10 +194,11 @@ func (fs *FS) unlinkLower(r *removal) (*node, error) {
 	if err := fs.upper.whiteout(r.p.at); err != nil {
 		return nil, err
 	}
-	n.orphan = r.f.lower.Nlink == 1
-	// The kernel's references from before the node are not counted; it has one at
-	// least, and its Forget lets the node go.
-	return nil, nil
+	if r.f.lower.Nlink > 1 {
+		return nil, nil
+	}
+	n.orphan = true
+	return n, nil
 }
 
 // Rmdir removes an empty directory.

@@ -125,8 +125,8 @@ func (t *table) ref(n *node) {
 	t.mu.Unlock()
 }
 
-// pin keeps a node in the table for good: it is not where the lower tree would
-// lead to it.
+// pin keeps a node in the table as long as it has a name: it is not where the lower tree
+// would lead to it.
 func (t *table) pin(n *node) {
 	t.mu.Lock()
 	n.pinned = true
@@ -146,7 +146,7 @@ func (t *table) reparent(from, to *node) {
 // dropLocked takes nodes that nothing needs out of the table, upwards from n, and
 // returns them. Preconditions: t.mu is held for writing.
 func (t *table) dropLocked(n *node, gone []*node) []*node {
-	for n != nil && n.lookups <= 0 && n.refs <= 0 && !n.pinned && t.nodes[n.ino] == n {
+	for n != nil && n.lookups <= 0 && n.refs <= 0 && (!n.pinned || n.nameless) && t.nodes[n.ino] == n {
 		delete(t.nodes, n.ino)
 		if t.uppers[n.upperIno] == n {
 			delete(t.uppers, n.upperIno)
@@ -168,14 +168,13 @@ func (fs *FS) unref(n *node) {
 	fs.dispose(gone)
 }
 
-// orphaned lets go of a node that no name leads to any more, as soon as neither
-// the kernel nor a handle needs it.
+// orphaned notes that no name leads to a node any more. The kernel knows it, having named
+// it just now: its Forget lets the node go.
 func (fs *FS) orphaned(n *node) {
 	fs.table.mu.Lock()
-	n.pinned, n.nameless = false, true
-	gone := fs.table.dropLocked(n, nil)
+	n.nameless = true
+	n.lookups = max(1, n.lookups)
 	fs.table.mu.Unlock()
-	fs.dispose(gone)
 }
 
 // dispose closes what dropped nodes held.
@@ -191,25 +190,39 @@ func (fs *FS) dispose(gone []*node) {
 // Forget takes back n references of the kernel. Numbers it does not know are
 // those of objects that are lower alone.
 func (fs *FS) Forget(ino Ino, n uint64) {
+	if fs.forget(ino, n, false) && (fs.known == nil || !fs.known(ino)) {
+		fs.forget(ino, 0, true)
+	}
+}
+
+// forget is Forget, but for the last reference to an object that no name leads to, and of
+// which not all are counted: it goes when that is certain, and is in doubt till then. A
+// Forget of references from before the node can come late.
+func (fs *FS) forget(ino Ino, n uint64, certain bool) (doubt bool) {
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
 	fs.table.mu.RLock()
 	known := fs.table.nodes[ino] != nil
 	fs.table.mu.RUnlock()
 	if !known {
-		return
+		return false
 	}
 	fs.table.mu.Lock()
 	var gone []*node
 	if nd := fs.table.nodes[ino]; nd != nil {
-		nd.lookups -= int64(min(n, 1<<62))
-		if nd.nameless && nd.presumed && nd.lookups == 1 {
-			nd.lookups = 0 // those it counted are all that the kernel had
+		nd.lookups = max(0, nd.lookups-int64(min(n, 1<<62)))
+		if nd.nameless && nd.lookups <= 1 && (nd.presumed || isLower(ino)) {
+			doubt = !certain
+			nd.lookups = 1
+			if certain {
+				nd.lookups = 0
+			}
 		}
 		gone = fs.table.dropLocked(nd, nil)
 	}
 	fs.table.mu.Unlock()
 	fs.dispose(gone)
+	return doubt
 }
 
 // close empties the table.

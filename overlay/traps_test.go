@@ -409,6 +409,49 @@ func TestForgottenNodesAreDropped(t *testing.T) {
 	x.mustIno("n1")
 }
 
+// References from before a node are not counted, so that the kernel can give back more than
+// the node has.
+func TestAFileThatWasForgottenAndFoundAgainOutlivesItsName(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	for range 3 {
+		x.mustIno("top")
+	}
+	must(t, fsRename(x, "top", "moved", 0))
+	ino := x.mustIno("moved")
+	x.fs.Forget(ino, 5)
+	x.mustIno("moved")
+	must(t, onName(x, "moved", x.fs.Unlink))
+	a, err := x.fs.GetAttr(ino)
+	must(t, err)
+	if got := x.read(ino); got != "four" || a.Nlink != 0 {
+		t.Errorf("read %q, %d links", got, a.Nlink)
+	}
+	x.fs.Forget(ino, 1)
+	if n, _ := x.fs.table.get(ino); n != nil {
+		t.Error("kept after the last was given back")
+	}
+}
+
+// Nor do they all come back in order: the kernel can have found a file again before it
+// says that it forgot it.
+func TestAFileThatIsForgottenLateIsAskedFor(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	knows := true
+	x.fs.OnDoubt(func(Ino) bool { return knows })
+	ino := x.mustIno("top")
+	must(t, chmod(x, "top", 0o600))
+	must(t, onName(x, "top", x.fs.Unlink))
+	x.fs.Forget(ino, 20) // of long ago
+	if got := x.read(ino); got != "four" {
+		t.Errorf("read %q", got)
+	}
+	knows = false
+	x.fs.Forget(ino, 1)
+	if n, _ := x.fs.table.get(ino); n != nil {
+		t.Error("kept though the kernel does not know it")
+	}
+}
+
 // A copy-up of a file with several names looks for directories that were moved earlier, and
 // so meets what the kernel has never heard of.
 func TestWhatOnlyACopyUpHasMetIsDroppedAfterItsRemoval(t *testing.T) {
