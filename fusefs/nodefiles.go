@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
@@ -13,14 +14,15 @@ import (
 // READ, WRITE and the like name the inode alone. nodeFiles keeps the files open that
 // such requests came for last, until the kernel forgets the inode.
 
-// nodeFilesMax is how many files stay open for the next request. An upper file among
-// them is a descriptor.
+// nodeFilesMax is how many files stay open for the next request, where the process may
+// have that many. An upper file among them is a descriptor.
 const nodeFilesMax = 512
 
 // nodeFiles are open files by inode, the least lately used closed first.
 type nodeFiles struct {
 	open func(ino overlay.Ino, flags uint32) (*overlay.Handle, error) // immutable
 	fail func(ino overlay.Ino, err error)                             // immutable; told of a close that failed
+	max  int                                                          // immutable; more are open only while in use
 
 	mu     sync.Mutex
 	files  map[overlay.Ino]*nodeFile // protected by mu
@@ -40,7 +42,7 @@ type nodeFile struct {
 }
 
 func newNodeFiles(open func(overlay.Ino, uint32) (*overlay.Handle, error), fail func(overlay.Ino, error)) *nodeFiles {
-	t := &nodeFiles{open: open, fail: fail, files: map[overlay.Ino]*nodeFile{}}
+	t := &nodeFiles{open: open, fail: fail, max: sys.DescriptorShare(nodeFilesMax), files: map[overlay.Ino]*nodeFile{}}
 	t.recent.next, t.recent.prev = &t.recent, &t.recent
 	return t
 }
@@ -76,7 +78,7 @@ func (t *nodeFiles) add(h *overlay.Handle, writable bool) *nodeFile {
 	t.files[f.ino] = f
 	t.linkLocked(f)
 	var old *nodeFile
-	if len(t.files) > nodeFilesMax {
+	if len(t.files) > t.max {
 		old = t.removeLocked(t.recent.prev)
 	}
 	t.mu.Unlock()

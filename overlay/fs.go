@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 )
 
@@ -29,7 +30,7 @@ type Options struct {
 	// Root, where set, is an owner of the host who acts as the image's root: what it
 	// creates belongs to 0:0.
 	Root *Owner
-	// DirFDs is how many directory descriptors are kept; 0 is a default.
+	// DirFDs is how many directory descriptors are kept; 0: as many as do no harm.
 	DirFDs int
 }
 
@@ -80,7 +81,7 @@ func New(lower Lower, upper *Upper, opt Options) (*FS, error) {
 	}
 	fs.dirFDs.max = opt.DirFDs
 	if fs.dirFDs.max == 0 {
-		fs.dirFDs.max = 1024
+		fs.dirFDs.max = sys.DescriptorShare(1024)
 	}
 	fs.table.init()
 	fs.root = newNode(layer.RootIno, unix.S_IFDIR, layer.RootIno)

@@ -40,6 +40,10 @@ type DaemonStatus struct {
 // maxFreeze bounds how long a client can hold the writers of a mount.
 const maxFreeze = 10 * time.Minute
 
+// acceptPause is how long the control socket is left alone where no connection can be
+// taken, for want of descriptors or memory.
+const acceptPause = 50 * time.Millisecond
+
 // controlServer answers on the control socket of a mount.
 type controlServer struct {
 	listener net.Listener
@@ -72,8 +76,13 @@ func (d *dir) listenControl(s *controlServer) (err error) {
 func (s *controlServer) serve() {
 	for {
 		conn, err := s.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return // at the end of the daemon
+		}
 		if err != nil {
-			return // closed at the end of the daemon
+			s.log.Debug("control connection", "error", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		go func() {
 			if err := s.answer(conn); err != nil {

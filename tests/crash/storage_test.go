@@ -302,6 +302,36 @@ func TestADaemonOutOfDescriptorsServesFilesThatTheKernelOpened(t *testing.T) {
 	b.Umount(t)
 }
 
+// What is kept open only to be quick leaves room for what is asked for.
+func TestAMountWithFewDescriptorsTakesManyDirectoriesAndFiles(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "prlimit")
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	b.Umount(t)
+	few := func(args ...string) string {
+		t.Helper()
+		return env.MustCommand(t, "prlimit", append([]string{"--nofile=128:128", env.Bin}, args...)...)
+	}
+	few("mount", b.Path)
+	const directories = 300
+	for i := range directories {
+		sub := filepath.Join(b.Rootfs(), fmt.Sprint("d", i))
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(sub, "f"), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	daemonOf(t, b.Path)
+	changed := few("diff", b.Path)
+	few("umount", b.Path)
+	if again := few("diff", b.Path); again != changed || strings.Count(changed, "\n") < 2*directories {
+		t.Errorf("mounted:\n%s\nand not:\n%s", changed, again)
+	}
+}
+
 // daemonOf is the process that serves a bundle.
 func daemonOf(t *testing.T, bundle string) int {
 	t.Helper()
