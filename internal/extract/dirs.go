@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/umoci-mount/umoci-mount/internal/sys"
 	"github.com/umoci-mount/umoci-mount/layer"
 )
 
@@ -28,14 +29,15 @@ type openDir struct {
 
 // How many directories a goroutine holds open. Layers are written directory by
 // directory, so a few do; the goroutine that walks the tree up and down needs more
-// where it is deep.
+// where it is deep. It is fewer where the process may not have that many.
 const (
 	workerDirs = 32
 	walkerDirs = 256
 )
 
-func newDirCache(tree *layer.Tree, root, most int) *dirCache {
-	return &dirCache{tree: tree, root: root, max: most}
+// newDirCache keeps up to most directories open, for one of several goroutines that do.
+func newDirCache(tree *layer.Tree, root, most, goroutines int) *dirCache {
+	return &dirCache{tree: tree, root: root, max: max(1, sys.DescriptorShare(most*goroutines)/goroutines)}
 }
 
 func (c *dirCache) close() error {

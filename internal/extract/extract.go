@@ -190,7 +190,7 @@ func (x *extraction) undo(dest string) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	dirs := newDirCache(x.im.Tree, x.root, walkerDirs)
+	dirs := newDirCache(x.im.Tree, x.root, walkerDirs, 1)
 	var errs []error
 	for _, m := range x.made {
 		fd, err := dirs.get(m.dir)
@@ -249,7 +249,7 @@ func (x *extraction) fail(ino layer.Ino, err error) error {
 
 // makeDirs makes the directories, from the top.
 func (x *extraction) makeDirs(ctx context.Context) (err error) {
-	dirs := newDirCache(x.im.Tree, x.root, walkerDirs)
+	dirs := newDirCache(x.im.Tree, x.root, walkerDirs, 1)
 	defer func() { err = errors.Join(err, dirs.close()) }()
 	for _, ino := range x.dirs {
 		if err := ctx.Err(); err != nil {
@@ -325,8 +325,8 @@ func (x *extraction) keepDir(dir int, ino layer.Ino, name string) (kept bool, er
 
 // makeLinks makes the other names of inodes with several.
 func (x *extraction) makeLinks(ctx context.Context) (err error) {
-	from := newDirCache(x.im.Tree, x.root, workerDirs)
-	to := newDirCache(x.im.Tree, x.root, walkerDirs)
+	from := newDirCache(x.im.Tree, x.root, workerDirs, 1)
+	to := newDirCache(x.im.Tree, x.root, walkerDirs, 1)
 	defer func() { err = errors.Join(err, from.close(), to.close()) }()
 	for _, ino := range x.linked {
 		if err := ctx.Err(); err != nil {
@@ -376,7 +376,7 @@ func (x *extraction) makeNames(from, to *dirCache, ino layer.Ino) error {
 
 // finishDirs gives the directories their attributes, each after all that is in it.
 func (x *extraction) finishDirs(ctx context.Context) (err error) {
-	dirs := newDirCache(x.im.Tree, x.root, walkerDirs)
+	dirs := newDirCache(x.im.Tree, x.root, walkerDirs, 1)
 	defer func() { err = errors.Join(err, dirs.close()) }()
 	w := &writer{x: x}
 	for i := len(x.dirs) - 1; i >= -1; i-- {

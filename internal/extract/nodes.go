@@ -41,9 +41,10 @@ func (x *extraction) makeNodes(ctx context.Context) error {
 		}
 		return nil
 	})
-	for range min(x.opt.Workers, max(len(x.batches), 1)) {
+	workers := min(x.opt.Workers, max(len(x.batches), 1))
+	for range workers {
 		group.Go(func() (err error) {
-			w := &writer{x: x, dirs: newDirCache(x.im.Tree, x.root, workerDirs), buf: make([]byte, copyBytes)}
+			w := &writer{x: x, dirs: newDirCache(x.im.Tree, x.root, workerDirs, workers), buf: make([]byte, copyBytes)}
 			if x.opt.Record {
 				w.hash = sha256.New()
 			}

@@ -2,6 +2,7 @@ package imagecmds
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -225,6 +226,22 @@ func TestAnExtractionThatCannotBeLeavesNothing(t *testing.T) {
 			mustFail(t, c.code, append(append([]string{"unpack", "--extract"}, c.args...), filepath.Join(dir, "a/b"))...)
 			missing(t, filepath.Join(dir, "a"))
 		})
+	}
+}
+
+func TestAnExtractionTakesFewDescriptors(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "prlimit")
+	var text strings.Builder
+	const directories = 400
+	for i := range directories {
+		fmt.Fprintf(&text, "dir d%d 0755\nfile d%d/f 0644 x\n", i, i)
+	}
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "t", Layers: []imagetest.Layer{{Text: text.String()}}})
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	env.MustCommand(t, "prlimit", "--nofile=96:96", env.Bin, "unpack", "--extract", "--image", layout+":t", bundle)
+	if files, err := filepath.Glob(filepath.Join(bundle, "rootfs/d*/f")); err != nil || len(files) != directories {
+		t.Errorf("%d files, %v", len(files), err)
 	}
 }
 
