@@ -46,6 +46,7 @@ func TestBadCommandLine(t *testing.T) {
 		{name: "empty bundle", args: []string{"mount", "--image", "LAYOUT:good", ""}, code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
 		{name: "tag against the grammar", args: []string{"mount", "--image", "LAYOUT:-x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"-x"}},
 		{name: "empty image", args: []string{"mount", "--image", ":tag", "BUNDLE"}, code: imagetest.CodeUsage},
+		{name: "an image that is nothing", args: []string{"mount", "--image", "", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"image path is empty"}},
 		{name: "fresh without an image", args: []string{"mount", "--fresh", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--image"}},
 		{name: "malformed id map", args: append([]string{"mount", "--uid-map", "0:x:1"}, mountArgs[1:]...), code: imagetest.CodeUsage, says: []string{"0:x:1"}},
 		{name: "repack without an image", args: []string{"repack", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--image"}},

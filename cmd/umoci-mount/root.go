@@ -12,6 +12,8 @@ import (
 	ispecs "github.com/opencontainers/image-spec/specs-go"
 	rspecs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+
+	"github.com/umoci-mount/umoci-mount/cas"
 )
 
 // version is set by the linker.
@@ -85,9 +87,14 @@ without extracting it, and makes a new layer of what was changed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := global.logger(); err != nil {
 				return err
+			}
+			// A script's variable that is not set asks for nothing, and not for a default.
+			if f := cmd.Flags().Lookup("image"); f != nil && f.Changed && f.Value.String() == "" {
+				_, _, err := cas.ParseImage("")
+				return usageError{err}
 			}
 			return global.startProfile()
 		},
