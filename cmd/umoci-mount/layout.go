@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -188,10 +189,11 @@ func newListCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				w := bufio.NewWriter(cmd.OutOrStdout())
 				for _, tag := range tags {
-					fmt.Fprintln(cmd.OutOrStdout(), lineName(tag))
+					fmt.Fprintln(w, lineName(tag))
 				}
-				return nil
+				return w.Flush()
 			})
 		},
 	}

@@ -91,7 +91,7 @@ func (o *repackOptions) run(ctx context.Context, notes io.Writer, dir string) er
 		return err
 	}
 	if res.Layer == nil {
-		fmt.Fprintf(notes, "nothing has changed: %s:%s has no new layer\n", opt.Layout, opt.Tag)
+		fmt.Fprintf(notes, "nothing has changed: %s:%s has no new layer\n", lineName(opt.Layout), opt.Tag)
 		return nil
 	}
 	opt.Log.Info("repacked", "image", res.Image.Digest.String(), "layer", res.Layer.Digest.String(),

@@ -47,6 +47,7 @@ func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
 	w := tabwriter.NewWriter(out, 4, 2, 2, ' ', 0)
 	fmt.Fprintln(w, "BUNDLE\tIMAGE\tPID\tUPTIME\tUPPER")
 	for _, m := range mounts {
+		m.Bundle, m.Image = lineName(m.Bundle), lineName(m.Image)
 		if m.Error != "" {
 			fmt.Fprintf(w, "%s\t%s\t-\t%s\t%s\n", m.Bundle, m.Image, m.Error, size(m.Upper))
 			continue
@@ -68,7 +69,7 @@ func writeRequests(out io.Writer, mounts []bundle.MountStatus) error {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		fmt.Fprintf(w, "\n%s\n", m.Bundle)
+		fmt.Fprintf(w, "\n%s\n", lineName(m.Bundle))
 		fmt.Fprintf(w, "  memory\t%s, heap %s\n  goroutines\t%d\n  descriptors\t%d\n", size(m.Resident), size(m.Heap), m.Goroutines, m.Descriptors)
 		for _, name := range names {
 			fmt.Fprintf(w, "  %s\t%d\n", name, m.Requests[name])

@@ -313,6 +313,27 @@ func TestARepackWithoutChangesSaysSoOnStderr(t *testing.T) {
 	}
 }
 
+// What cannot be written is not done, whatever a script does with it.
+func TestOutputThatCannotBeWrittenIsAFailure(t *testing.T) {
+	dir := newLayout(t)
+	for _, args := range []string{"ls --layout img", "stat --image img:a", "stat --json --image img:a", "tree --image img:a", "fsck --layout img", "status", "cache list"} {
+		if r := sh(t, dir, "$um "+args+" >/dev/full"); r.Code != 9 || !strings.Contains(r.Stderr, "no space left") {
+			t.Errorf("%s: exit %d, %q", args, r.Code, r.Stderr)
+		}
+	}
+}
+
+func TestAMountIsALineOfStatusWhateverItsPath(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	b := env.MountAt(t, filepath.Join(dir, "bun\ndle"), filepath.Join(dir, "img:a"))
+	if out := mustSh(t, dir, "$um status"); lines(out, `bun\ndle"`, "img:a") != 1 {
+		t.Errorf("status: %s", out)
+	}
+	b.Umount(t)
+}
+
 func TestUnderTheNameUmociItSaysUmoci(t *testing.T) {
 	dir := newLayout(t)
 	out := mustSh(t, dir, "ln -s $um umoci; ./umoci --version; ./umoci help; ./umoci raw config --help")
