@@ -55,11 +55,13 @@ where it is not there and 126 where it cannot be run.`
 func newExecCommand(global *globalOptions) *cobra.Command {
 	o := &execOptions{global: global}
 	cmd := &cobra.Command{
-		Use:         "exec BUNDLE [--] [PROGRAM [ARGUMENT]...]",
-		Short:       "run a program in a bundle, as root of the image",
-		Long:        "Runs PROGRAM, or the image's own, in the bundle's tree." + execNote,
-		Args:        atLeast("BUNDLE"),
-		Annotations: map[string]string{programAnnotation: "yes"},
+		Use:   "exec [OPTION]... BUNDLE [--] [PROGRAM [ARGUMENT]...]",
+		Short: "run a program in a bundle, as root of the image",
+		Long:  "Runs PROGRAM, or the image's own, in the bundle's tree." + execNote,
+		Args:  atLeast("BUNDLE"),
+		// They stand before BUNDLE: what is behind it is the program's.
+		DisableFlagsInUseLine: true,
+		Annotations:           map[string]string{programAnnotation: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			program := args[1:]
 			if len(program) > 0 && program[0] == "--" {
@@ -78,10 +80,12 @@ const shellScript = `if command -v bash >/dev/null 2>&1; then exec bash; fi; exe
 func newShellCommand(global *globalOptions) *cobra.Command {
 	o := &execOptions{global: global}
 	cmd := &cobra.Command{
-		Use:   "shell BUNDLE",
+		Use:   "shell [OPTION]... BUNDLE",
 		Short: "run a shell in a bundle, as root of the image",
 		Long:  "Runs bash, or sh, in the bundle's tree." + execNote,
 		Args:  exactArgs("BUNDLE"),
+
+		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], []string{"sh", "-c", shellScript})
 		},

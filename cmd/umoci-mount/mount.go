@@ -100,9 +100,9 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.passthrough, "passthrough", false, "let the kernel read and write changed files by itself: faster writes, slower opens (root)")
 	f.BoolVar(&o.idleSleep, "idle-sleep", false, "let idle processors sleep while requests come in quick succession: less power, more time")
 	f.BoolVar(&o.volatile, "volatile", false, "do not fsync the data of files that are copied up")
-	f.BoolVar(&o.extract, "extract", false, "write the files to the bundle, and mount nothing")
+	f.BoolVar(&o.extract, "extract", false, "write the files, and mount nothing")
 	f.Int64Var(&o.spanCache, "span-cache", 32, "memory for decoded file content, in `MiB`")
-	f.Int64Var(&o.diskCache, "disk-cache", 4096, "disk space for the same, of all mounts with one cache, in `MiB`; 0: none")
+	f.Int64Var(&o.diskCache, "disk-cache", 4096, "disk space for decoded file content, of all mounts with one cache, in `MiB`; 0: none")
 }
 
 func (o *mountOptions) validate() error {

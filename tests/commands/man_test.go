@@ -58,3 +58,13 @@ func TestEachCommandHasAManualPage(t *testing.T) {
 		}
 	}
 }
+
+// Behind BUNDLE all is the program's, so the usage must not show flags there.
+func TestTheUsageOfExecHasItsOptionsFirst(t *testing.T) {
+	for _, command := range []string{"exec", "shell"} {
+		want := "umoci-mount " + command + " [OPTION]... BUNDLE"
+		if out := env.Must(t, command, "--help"); !strings.Contains(out, want) || strings.Contains(out, "[flags]") {
+			t.Errorf("%s: %s", command, out)
+		}
+	}
+}
