@@ -54,8 +54,9 @@ func runtimeConfig(in runtimeInput) ([]byte, error) {
 }
 
 // runtimeVersion is the version of runtime-spec that config.json keeps to. It uses
-// nothing newer, and crun before 1.9 refuses what is not 1.0.
-const runtimeVersion = "1.0.2"
+// nothing newer, crun before 1.9 refuses what is not 1.0, and systemd-nspawn
+// --oci-bundle all else.
+const runtimeVersion = "1.0.0"
 
 // runtimeTemplate is what every container starts from.
 func runtimeTemplate() *rspec.Spec {

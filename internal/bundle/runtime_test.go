@@ -171,10 +171,9 @@ func TestTheConfigEqualsStockUmocis(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := strings.Replace(string(data), `"ociVersion": "1.0.0"`, `"ociVersion": "`+runtimeVersion+`"`, 1)
 		have := strings.Replace(string(got), "\t\t\t{\n\t\t\t\t\"type\": \"cgroup\"\n\t\t\t},\n", "", 1)
-		if !sameJSON(t, want, have) {
-			t.Errorf("got\n%s\nwant\n%s", have, want)
+		if !sameJSON(t, string(data), have) {
+			t.Errorf("got\n%s\nwant\n%s", have, data)
 		}
 		return
 	}
