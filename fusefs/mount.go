@@ -74,8 +74,8 @@ func checkMountMax(conf, mounts string) error {
 	return nil
 }
 
-// fusermountPath finds the helper, also where there is no PATH.
-func fusermountPath() (string, error) {
+// FusermountPath finds the helper, also where there is no PATH.
+func FusermountPath() (string, error) {
 	for _, name := range []string{"fusermount3", "/bin/fusermount3", "fusermount", "/bin/fusermount"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
@@ -85,7 +85,7 @@ func fusermountPath() (string, error) {
 }
 
 func checkFusermount() error {
-	path, err := fusermountPath()
+	path, err := FusermountPath()
 	if err != nil || os.Geteuid() == 0 {
 		return err
 	}
@@ -215,7 +215,7 @@ func leadsTo(path string, mount int) error {
 // mountByHelper has fusermount3 mount, which sends the descriptor over a socket that
 // _FUSE_COMMFD names (fusermount3(1)).
 func mountByHelper(path string, opt *Options) (fd int, err error) {
-	helper, err := fusermountPath()
+	helper, err := FusermountPath()
 	if err != nil {
 		return -1, err
 	}
@@ -274,7 +274,7 @@ func explainMount(err error) error {
 
 // runFusermount runs the helper; its message becomes the error.
 func runFusermount(args ...string) error {
-	path, err := fusermountPath()
+	path, err := FusermountPath()
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umoci-mount/umoci-mount/fusefs"
 )
 
 // UmountOptions of Umount.
@@ -219,25 +221,23 @@ func (d *dir) unmountPoint(point string, lazy bool) error {
 
 // fusermountUnmount unmounts as a plain user.
 func fusermountUnmount(point string, lazy bool) error {
+	path, err := fusefs.FusermountPath()
+	if err != nil {
+		return err
+	}
 	args := []string{"-u", "-q", point}
 	if lazy {
 		args = append([]string{"-z"}, args...)
 	}
-	for _, name := range []string{"fusermount3", "fusermount"} {
-		path, err := exec.LookPath(name)
-		if err != nil {
-			continue
-		}
-		out, err := exec.Command(path, args...).CombinedOutput()
-		if err == nil {
-			return nil
-		}
-		if e, merr := mountAt(point); merr == nil && e != nil && !lazy {
-			return fmt.Errorf("%s: %w", name, unix.EBUSY)
-		}
-		return fmt.Errorf("%s: %s: %w", name, strings.TrimSpace(string(out)), err)
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err == nil {
+		return nil
 	}
-	return errors.New("fusermount3 not found: install the fuse3 package")
+	name := filepath.Base(path)
+	if e, merr := mountAt(point); merr == nil && e != nil && !lazy {
+		return fmt.Errorf("%s: %w", name, unix.EBUSY)
+	}
+	return fmt.Errorf("%s: %s: %w", name, strings.TrimSpace(string(out)), err)
 }
 
 // endCopied is waitEnd, and endCopies where that takes long.

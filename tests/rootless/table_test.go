@@ -201,6 +201,12 @@ func TestAMountLeftByADeadDaemonIsTakenAway(t *testing.T) {
 	expect(t, "what is seen", dead+"kept\n"+dead+"kept\n"+dead, out)
 }
 
+// What mounts without a PATH unmounts without one too.
+func TestAUserWithoutAPathMountsAndUnmounts(t *testing.T) {
+	u := plain(t)
+	u.must(`PATH=/nonexistent; $um mount --image img:base b; $um umount b`)
+}
+
 func TestAMachineWithoutUserNamespacesSaysSo(t *testing.T) {
 	u := inUnshare(t) // its own limit can be set to none
 	u.box()
