@@ -73,7 +73,7 @@ test-posix: ## each operation on each kind of object, as on a local disk; PJDFST
 	if [ -n "$(PJDFSTEST)" ]; then scripts/pjdfstest.sh "$(PJDFSTEST)"; scripts/pjdfstest.sh "$(PJDFSTEST)" --passthrough; else echo "pjdfstest: PJDFSTEST names no built copy: not run"; fi
 	if [ -n "$(UNIONMOUNT)" ]; then scripts/unionmount.sh "$(UNIONMOUNT)"; else echo "unionmount-testsuite: UNIONMOUNT names no copy: not run"; fi
 
-crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call (root)
+crash: ## kill the daemon CRASHROUNDS times under load, and commands at each call; cut the power (root)
 	$(GO) test -count=1 -timeout 0 ./tests/crash -rounds $(CRASHROUNDS) -seed $(SEED)
 
 stress: ## random operations for STRESSTIME, from SEED on: alone, against a local disk and overlayfs, from 8 processes (root)

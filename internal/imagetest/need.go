@@ -34,9 +34,17 @@ func NeedFuse(t testing.TB) {
 	}
 }
 
+// NeedLoop skips the test where there are no loop devices.
+func NeedLoop(t testing.TB) {
+	t.Helper()
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		lack(t, "needs loop devices: "+err.Error())
+	}
+}
+
 // packages that hold the tools, where the name is another.
 var packages = map[string]string{
-	"busybox": "busybox-static", "fusermount3": "fuse3", "gomtree": "golang-github-vbatts-go-mtree", "mkfs.ext4": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "btrfs": "btrfs-progs",
+	"busybox": "busybox-static", "fusermount3": "fuse3", "gomtree": "golang-github-vbatts-go-mtree", "mkfs.ext4": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "mkfs.xfs": "xfsprogs", "btrfs": "btrfs-progs",
 	"setpriv": "util-linux", "xz": "xz-utils", "newuidmap": "uidmap",
 }
 

@@ -112,7 +112,7 @@ func isLive(bundle string) bool {
 }
 
 func mounted(path string) bool {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	data, err := os.ReadFile("/proc/thread-self/mountinfo") // see ownMounts
 	return err == nil && strings.Contains(string(data), " "+path+" ")
 }
 

@@ -1,6 +1,6 @@
 // Package crash ends programs at bad moments and looks at what is left: the daemon
 // of a mount is killed while a program writes, commands are killed at each system
-// call that changes something, and storage fills up or is damaged.
+// call that changes something, storage fills up or is damaged, and the power is cut.
 package crash
 
 import (
@@ -16,7 +16,7 @@ import (
 
 var (
 	env    *imagetest.Env
-	rounds = flag.Int("rounds", 40, "how often the daemon is killed, for root and for a plain user each")
+	rounds = flag.Int("rounds", 40, "how often the daemon is killed, for root and for a plain user each, and the power cut of a disk")
 	seed   = flag.Uint64("seed", 1, "of the first round; 0: of the time")
 )
 
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(imagetest.Main(m, use, 25*time.Minute))
+	os.Exit(imagetest.Main(m, use, 25*time.Minute+time.Duration(*rounds)*3*time.Second))
 }
 
 // workerBin is the test binary where a plain user can execute it.

@@ -29,6 +29,9 @@ const workerVar = "UMOCI_MOUNT_CRASH_WORKER"
 //	                         which was under way when the daemon was killed
 //	inodes ROOT              prints path and inode number of everything
 //	hostile ROOT SEED OUT    asks for odd things
+//	edit ROOT SEED LINE...   does what the lines say
+//	tree ROOT                prints the tree
+//	disk DIR KB LOG          serves a disk that notes what is written to it
 func worker(args []string) int {
 	var err error
 	switch args[0] {
@@ -40,6 +43,12 @@ func worker(args []string) int {
 		err = inodes(args[1])
 	case "hostile":
 		err = hostile(args[1], args[2], args[3])
+	case "edit":
+		err = edit(args[1], args[2], args[3:])
+	case "tree":
+		err = printTree(args[1])
+	case "disk":
+		err = serveDisk(args[1], args[2], args[3])
 	default:
 		err = fmt.Errorf("unknown work %q", args)
 	}
