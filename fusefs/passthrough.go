@@ -121,6 +121,10 @@ func (m *ioModes) decideLocked(st *inodeIO, h *overlay.Handle) {
 	if !upper || m.refused.Load() {
 		return
 	}
+	if err := h.Seal(); err != nil {
+		m.log.Warn("file is served without passthrough: its copy could not be synced", slog.Uint64("ino", uint64(st.ino)), slog.Any("cause", err))
+		return
+	}
 	id, errno := m.backing.RegisterBackingFd(fd)
 	if errno == 0 {
 		st.mode, st.id = ioPassthrough, id

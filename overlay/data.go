@@ -213,6 +213,7 @@ func (fs *FS) endFillLocked(n *node, fd int, moveErr error) error {
 	}
 	n.filling = nil
 	n.metacopy.Store(false)
+	fs.table.fill(n.ino)
 	// Where this fails, it says nothing: the file is no metacopy.
 	_ = u.removexattr(a, xattrFilling)
 	return nil

@@ -268,8 +268,28 @@ func (h *Handle) Upper() (fd int, ok bool) {
 	return f.fd, true
 }
 
-// Sync is fsync(2) of the upper file, or fdatasync(2).
+// Sync is fsync(2) of the upper file, or fdatasync(2). After the data was copied up it is
+// fsync(2) once in any case: fdatasync(2) may leave out that the lower's counts no more,
+// which is an attribute (ext4 leaves it out).
 func (h *Handle) Sync(dataOnly bool) error {
+	t := &h.fs.table
+	filled := t.isFilled(h.n.ino)
+	if err := h.sync(dataOnly && !filled); err != nil || !filled {
+		return err
+	}
+	t.synced(h.n.ino)
+	return nil
+}
+
+// Seal has fdatasync(2) of the upper file by the kernel itself keep what was copied up.
+func (h *Handle) Seal() error {
+	if h.fs.upper == nil || h.fs.upper.volatile || !h.fs.table.isFilled(h.n.ino) {
+		return nil
+	}
+	return h.Sync(false)
+}
+
+func (h *Handle) sync(dataOnly bool) error {
 	f := h.n.file.Load()
 	if f != nil {
 		return syncFD(f.fd, dataOnly)

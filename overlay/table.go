@@ -13,12 +13,14 @@ type table struct {
 	mu      sync.RWMutex
 	nodes   map[Ino]*node    // protected by mu
 	touched map[Ino]struct{} // protected by mu; lower inodes that have an upper object
+	filled  map[Ino]struct{} // protected by mu; those that got their data in this mount, until they are synced
 	uppers  map[uint64]*node // protected by mu; by the upper's st_ino, which is in use as long as the node is here
 }
 
 func (t *table) init() {
 	t.nodes = map[Ino]*node{}
 	t.touched = map[Ino]struct{}{}
+	t.filled = map[Ino]struct{}{}
 	t.uppers = map[uint64]*node{}
 }
 
@@ -64,6 +66,29 @@ func (t *table) touch(n *node) {
 	}
 	t.mu.Lock()
 	t.touched[n.ino] = struct{}{}
+	t.mu.Unlock()
+}
+
+// fill records that an inode got its data in the upper. The node may go before that is
+// on the disk.
+func (t *table) fill(ino Ino) {
+	t.mu.Lock()
+	t.filled[ino] = struct{}{}
+	t.mu.Unlock()
+}
+
+// isFilled reports whether an inode got its data and was not synced since.
+func (t *table) isFilled(ino Ino) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	_, filled := t.filled[ino]
+	return filled
+}
+
+// synced ends what fill records. An inode gets its data once: none is filled again.
+func (t *table) synced(ino Ino) {
+	t.mu.Lock()
+	delete(t.filled, ino)
 	t.mu.Unlock()
 }
 

@@ -15,6 +15,10 @@ var powerLayers = append([]imagetest.Layer{{Text: `dir e 0755
 file e/kept 0644 @30000
 file e/over 0644 @20000
 file e/fsync 0640 @20000
+file e/fdatasync 0644 @20000
+file e/later 0644 @20000
+file e/dsync 0644 @20000
+file e/mapped 0644 @20000
 file e/emptied 0644 @20000
 symlink e/link ../a/one
 `}}, baseLayers...)
@@ -48,12 +52,17 @@ func (r *powerRun) fills() {
 	r.t.Helper()
 	r.edit("over e/over 5000")
 	r.edit("over e/fsync 5000; fsync e/fsync", "e/fsync")
-	r.edit("over a/deep/large 400000; fsync a/deep/large", "a/deep/large")
-	r.edit("over a/two 100; fsync a/two", "a/two", "a/three") // two links
+	r.edit("over-fdatasync e/fdatasync 5000", "e/fdatasync")
+	r.edit("over-dsync e/dsync 5000", "e/dsync")
+	r.edit("over-mapped e/mapped 5000", "e/mapped")
+	r.edit("over e/later 5000")
+	r.edit("fdatasync e/later", "e/later")
+	r.edit("over-fdatasync a/deep/large 400000", "a/deep/large")
+	r.edit("over-fdatasync a/two 100", "a/two", "a/three") // two links
 	r.edit("truncate a/four 100")
-	r.edit("fsync a/four", "a/four")
+	r.edit("fdatasync a/four", "a/four")
 	r.editLoose("create e/emptied 30000", "e/emptied")
-	r.edit("fsync e/emptied", "e/emptied")
+	r.edit("fdatasync e/emptied", "e/emptied")
 }
 
 // names make, move and remove objects, and change what is said of them.
@@ -90,6 +99,7 @@ func (r *powerRun) names() {
 	r.edit("rename b a")
 	r.edit("rename moved b")
 	r.edit("fsync .", "a", "b", "moved")
+	r.edit("over-fdatasync b/deep/large 100", "b/deep/large")
 	r.edit("rename e/kept e/renamed")
 	r.edit("chmod e/renamed 750")
 	r.edit("fsync e; fsync e/renamed", "e/kept", "e/renamed")
@@ -113,9 +123,14 @@ func rootPower(r *powerRun) {
 	r.command("gc", "--layout", img)
 	r.command("mount", r.bundle)
 	r.edit("chown e/link 7")
-	r.edit("unlink e/fsync")
+	r.edit("unlink e/dsync")
 	r.edit("over e/over 4200") // in the block of the first: none is written without the other
 	r.syncAll()
+}
+
+func fillsPower(r *powerRun) {
+	r.begin()
+	r.fills()
 }
 
 // plainPower is of a plain user, in whose upper owners are attributes, and symlinks of
@@ -143,6 +158,7 @@ var ext4Flags = []string{"-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_
 
 var powerCases = []powerCase{
 	{name: "ext4", fs: "ext4", kb: 96 << 10, mkfs: ext4Flags, steps: rootPower, ordered: true, share: 100},
+	{name: "ext4-passthrough", fs: "ext4", kb: 96 << 10, mkfs: ext4Flags, steps: fillsPower, flags: []string{"--passthrough"}, ordered: true, share: 40},
 	{name: "ext4-plain-user", fs: "ext4", kb: 96 << 10, mkfs: ext4Flags, steps: plainPower, plain: true, ordered: true, share: 40},
 	{name: "xfs", fs: "xfs", kb: 320 << 10, mkfs: []string{"-q", "-K"}, steps: rootPower, ordered: true, share: 20},
 	{name: "btrfs", fs: "btrfs", kb: 256 << 10, mkfs: []string{"-q", "-K"}, steps: rootPower, share: 20},
