@@ -83,7 +83,8 @@ func newMtreeTree(lower *layer.Image) *mtreeTree {
 	}}
 }
 
-// writeMtree makes a file in a bundle with the manifest of a tree.
+// writeMtree makes a file in a bundle with the manifest of a tree, which is on the disk
+// then: with half a manifest stock umoci would take the rest of the tree for new.
 func (f folder) writeMtree(name string, t *mtreeTree) (err error) {
 	out, err := f.file(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 	if err != nil {
@@ -97,7 +98,10 @@ func (f folder) writeMtree(name string, t *mtreeTree) (err error) {
 	if err := t.writeDir(w, layer.RootIno, ".", "."); err != nil {
 		return err
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return out.Sync()
 }
 
 // mtreeKeywordNames are the ten that umoci compares.

@@ -107,7 +107,7 @@ func (r *powerRun) names() {
 
 func rootPower(r *powerRun) {
 	img, second := filepath.Join(r.world.dir, "img"), filepath.Join(r.world.dir, "second")
-	r.begin()
+	r.begin("--mtree")
 	r.command("init", "--layout", second)
 	r.command("new", "--image", second+":empty")
 	r.fills()
