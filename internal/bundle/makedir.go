@@ -160,14 +160,40 @@ func (d *dir) makeUpper() error {
 	return nil
 }
 
-// clearUpper removes the changes.
+// clearUpper removes the changes: whenever this ends, all of them are there or none. They
+// leave upper by one rename, into work, which a mount empties.
 func (d *dir) clearUpper() error {
-	for _, name := range []string{upperName, workName} {
-		if err := d.top.removeAll(name); err != nil {
-			return fmt.Errorf("throw away changes: %w", err)
-		}
+	if err := d.dropUpper(); err != nil {
+		return fmt.Errorf("throw away changes: %w", err)
 	}
 	return nil
+}
+
+func (d *dir) dropUpper() error {
+	if d.top.exists(upperName) {
+		if err := d.retireUpper(); err != nil {
+			return err
+		}
+	}
+	return d.top.removeAll(workName)
+}
+
+// retireUpper moves upper into work, durably.
+func (d *dir) retireUpper() error {
+	if err := d.top.mkdir(workName, 0o700); err != nil {
+		return err
+	}
+	work, err := d.top.folder(workName)
+	if err != nil {
+		return err
+	}
+	if err = work.removeAll(upperName); err == nil {
+		err = d.top.fail("rename", upperName, unix.Renameat(int(d.top.fd.Fd()), upperName, int(work.fd.Fd()), upperName))
+	}
+	if err == nil {
+		err = d.top.fd.Sync()
+	}
+	return errors.Join(err, work.close())
 }
 
 // clearChanges removes the record of an earlier mount, for --fresh.

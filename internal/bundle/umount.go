@@ -180,8 +180,8 @@ func (d *dir) unmountElsewhere() error {
 
 // discard removes the changes; the next mount starts from the image.
 func (d *dir) discard() error {
-	if d.rawName() == "" {
-		return d.clearUpper()
+	if err := d.clearUpper(); err != nil || d.rawName() == "" {
+		return err
 	}
 	if err := d.parent.removeAll(filepath.Base(d.path)); err != nil { // there is nothing else to it
 		return fmt.Errorf("throw away changes: %w", err)

@@ -254,3 +254,24 @@ func TestAMountKilledAtAnyCallCanBeRepeated(t *testing.T) {
 		}, append(first, "--foreground", s.bundle)...)
 	})
 }
+
+func TestADiscardKilledAtAnyCallLeavesAllChangesOrNone(t *testing.T) {
+	s := newSaved(t)
+	t.Setenv("UMOCI_MOUNT_CACHE", filepath.Join(s.dir, "cache"))
+	tree := func() imagetest.Tree {
+		env.Must(t, "mount", s.bundle)
+		defer env.Must(t, "umount", s.bundle)
+		return imagetest.MustReadTree(t, s.root())
+	}
+	s.restore()
+	all := tree()
+	env.Must(t, "umount", "--discard", s.bundle)
+	none := tree()
+	killAtEach(t, s.restore, func(int) {
+		now := tree()
+		if len(imagetest.Compare(all, now, imagetest.CompareOptions{})) == 0 {
+			return
+		}
+		imagetest.SameTree(t, "the tree after it", none, now, imagetest.CompareOptions{})
+	}, "umount", "--discard", s.bundle)
+}

@@ -126,6 +126,16 @@ func rootPower(r *powerRun) {
 	r.edit("unlink e/dsync")
 	r.edit("over e/over 4200") // in the block of the first: none is written without the other
 	r.syncAll()
+	r.thrownAway()
+	r.command("mount", r.bundle)
+	r.edit("over-fdatasync e/fdatasync 17", "e/fdatasync")
+}
+
+// thrownAway throws the changes away: all of them, or none.
+func (r *powerRun) thrownAway() {
+	r.t.Helper()
+	r.step(step{name: "umount --discard", settles: []string{"."}, do: func() { r.um("umount", "--discard") }})
+	r.steps[len(r.steps)-1].tree = r.steps[r.mounted].tree
 }
 
 func fillsPower(r *powerRun) {
