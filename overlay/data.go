@@ -185,10 +185,14 @@ func (fs *FS) moveData(n *node, fd int, size, was int64) error {
 	if u.volatile || limit == 0 {
 		return nil
 	}
+	return u.fsync(fd)
+}
+
+func (u *Upper) fsync(fd int) error {
 	if err := u.step("fsync"); err != nil {
 		return err
 	}
-	return pathError("fsync", at{fd, ""}, retryEINTR(func() error { return unix.Fsync(fd) }))
+	return syncFD(fd, false)
 }
 
 // endFillLocked restores what is kept and has the upper's data count, or takes it out

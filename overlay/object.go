@@ -122,16 +122,20 @@ func (u *Upper) makeNode(a at, o *object) (fd int, err error) {
 	return -1, pathError("create", a, err)
 }
 
-// writeStandIn gives a symlink's stand-in its target as content.
+// writeStandIn gives a symlink's stand-in its target as content. It is synced: nobody can
+// ask for that with fsync(2), which is for files, and no symlink is ever half made.
 func (u *Upper) writeStandIn(a at, fd int, o *object) error {
 	if o.typ() != unix.S_IFLNK {
 		return nil
 	}
 	_, err := unix.Pwrite(fd, []byte(o.link), 0)
+	if err = pathError("write", a, err); err == nil && !u.volatile {
+		err = u.fsync(fd)
+	}
 	if err != nil {
 		_ = unix.Close(fd)
 	}
-	return pathError("write", a, err)
+	return err
 }
 
 // applyObject sets owner, attributes, mode and times, in the order in which none

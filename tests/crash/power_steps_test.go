@@ -21,6 +21,7 @@ file e/dsync 0644 @20000
 file e/mapped 0644 @20000
 file e/emptied 0644 @20000
 symlink e/link ../a/one
+symlink e/owned ../a/one uid=5 gid=5
 `}}, baseLayers...)
 
 // begin makes the layout, which is on the disk before anything else happens, and the
@@ -102,7 +103,8 @@ func (r *powerRun) names() {
 	r.edit("over-fdatasync b/deep/large 100", "b/deep/large")
 	r.edit("rename e/kept e/renamed")
 	r.edit("chmod e/renamed 750")
-	r.edit("fsync e; fsync e/renamed", "e/kept", "e/renamed")
+	r.edit("rename e/owned e/moved")
+	r.edit("fsync e; fsync e/renamed", "e/kept", "e/renamed", "e/owned", "e/moved")
 }
 
 func rootPower(r *powerRun) {
