@@ -138,8 +138,8 @@ func newPowerRun(t *testing.T, c powerCase, seed uint64) *powerRun {
 // disk any more.
 func (r *powerRun) serve(log string) (end func()) {
 	t := r.t
-	root := &world{t: t, dir: r.world.dir}
-	cmd := root.child("disk", r.served, strconv.Itoa(r.kb), log)
+	cmd := exec.Command(workerBin, "disk", r.served, strconv.Itoa(r.kb), log) // it outlives the test's context: cleaning up needs it
+	cmd.Env = append(os.Environ(), workerVar+"=1")
 	cmd.Stderr = os.Stderr
 	in, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()
