@@ -43,6 +43,7 @@ func (r *powerRun) begin(flags ...string) {
 			r.t.Fatal(err)
 		}
 	}
+	r.must("tar", "-C", r.world.dir, "-cf", filepath.Join(r.world.dir, "source.tar"), "source")
 	r.syncAll()
 	r.world.flags = append(r.world.flags, flags...)
 	r.command(append(append([]string{"mount", "--image", r.image("base")}, r.world.flags...), r.bundle)...)
@@ -118,6 +119,7 @@ func rootPower(r *powerRun) {
 	r.command("tag", "--image", r.image("first"), "again")
 	r.command("config", "--image", r.image("first"), "--config.user", "7:8")
 	r.command("insert", "--image", r.image("again"), filepath.Join(r.world.dir, "source"), "/inserted")
+	r.command("raw", "add-layer", "--image", r.image("again"), filepath.Join(r.world.dir, "source.tar"))
 	r.command("umount", r.bundle)
 	r.command("repack", "--refresh-bundle", "--image", r.image("second"), r.bundle)
 	r.command("rm", "--image", r.image("first"))
@@ -131,6 +133,11 @@ func rootPower(r *powerRun) {
 	r.thrownAway()
 	r.command("mount", r.bundle)
 	r.edit("over-fdatasync e/fdatasync 17", "e/fdatasync")
+	r.edit("unlink a/one")
+	r.syncAll()
+	r.command("umount", r.bundle)
+	r.step(step{name: "mount --fresh", settles: []string{"."}, do: func() { r.um("mount", "--fresh", "--image", r.image("base")) }})
+	r.edit("over-fdatasync e/fdatasync 18", "e/fdatasync")
 }
 
 // thrownAway throws the changes away: all of them, or none.
@@ -180,6 +187,7 @@ func TestAPowerCutLosesNothingThatWasSynced(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.NeedFuse(t)
 	imagetest.NeedLoop(t)
+	imagetest.NeedTools(t, "tar")
 	for _, c := range powerCases {
 		t.Run(c.name, func(t *testing.T) {
 			imagetest.NeedTools(t, "mkfs."+c.fs)
