@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -225,5 +226,79 @@ func TestALayerThatChangesBetweenTwoReadsIsNotIndexed(t *testing.T) {
 	}
 	if err := index(changed); !errors.Is(err, ErrDigest) {
 		t.Errorf("changed: %v", err)
+	}
+}
+
+// randomStream is a gzip stream of members of all lengths, of contents and levels that
+// change within them.
+func randomStream(t *testing.T, seed uint64) (stored, plain []byte) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 12))
+	text := mixed(50+seed, 4<<20)
+	piece := func() []byte {
+		n := []int{1, 300, 20 << 10, 200 << 10, 2 << 20}[r.IntN(5)]
+		switch r.IntN(6) {
+		case 0:
+			return make([]byte, n)
+		case 1:
+			b := make([]byte, min(n, 700<<10))
+			for i := range b {
+				b[i] = byte(r.Uint32())
+			}
+			return b
+		case 2: // what matches reach far back in
+			b := text[:min(n, 40<<10)]
+			return bytes.Repeat(b, n/len(b))
+		}
+		at := r.IntN(len(text) - n)
+		return text[at : at+n]
+	}
+	var out bytes.Buffer
+	for out.Len() < 5*aheadStored/2 {
+		w, err := gzip.NewWriterLevel(&out, []int{0, 1, 4, 6, 9, gzip.HuffmanOnly}[r.IntN(6)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range []int{0, 1, 5, 40}[r.IntN(4)] {
+			p := piece()
+			if _, err := w.Write(p); err != nil {
+				t.Fatal(err)
+			}
+			plain = append(plain, p...)
+			if r.IntN(3) == 0 {
+				if err := w.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(plain) > 40<<20 {
+				break
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if len(plain) > 40<<20 {
+			break
+		}
+	}
+	return out.Bytes(), plain
+}
+
+func TestRandomStreamsOfWhichPartsAreDecodedAheadAreReadAsAnyOther(t *testing.T) {
+	seeds := uint64(4)
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
+		stored, plain := randomStream(t, seed)
+		src := storedLayer(t, mtGzip, stored, plain)
+		ix, err := indexWith(t, src, 5)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		checkReads(t, src, ix, plain)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
 	}
 }
