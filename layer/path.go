@@ -23,8 +23,7 @@ var (
 // appendClean appends the cleaned form of name to dst: relative to the root, no
 // empty, "." or ".." component, no slash at either end; the root is "". A ".."
 // takes the component before it away lexically and stops at the root, as umoci's
-// CleanPath does: "../../esc" is "esc" and "/abs" is "abs". A whiteout's component may be
-// longer than a file's by its prefix.
+// CleanPath does: "../../esc" is "esc" and "/abs" is "abs".
 func appendClean(dst, name []byte) ([]byte, error) {
 	base := len(dst)
 	if bytes.IndexByte(name, 0) >= 0 {
@@ -37,7 +36,7 @@ func appendClean(dst, name []byte) ([]byte, error) {
 		case len(part) == 0 || string(part) == ".":
 		case string(part) == "..":
 			dst = dst[:base+max(bytes.LastIndexByte(dst[base:], '/'), 0)]
-		case len(part) > maxName && (len(part) > maxName+len(WhiteoutPrefix) || string(part[:len(WhiteoutPrefix)]) != WhiteoutPrefix):
+		case len(part) > maxName && (len(name) > 0 || !isLongWhiteout(part)):
 			return dst, errNameTooLong
 		default:
 			if len(dst) > base {
@@ -50,6 +49,12 @@ func appendClean(dst, name []byte) ([]byte, error) {
 		return dst, errPathTooLong
 	}
 	return dst, nil
+}
+
+// isLongWhiteout reports whether a last component of more than maxName bytes is a whiteout
+// of a name that has no more.
+func isLongWhiteout(name []byte) bool {
+	return len(name) <= len(WhiteoutPrefix)+maxName && bytes.HasPrefix(name, []byte(WhiteoutPrefix))
 }
 
 // cutComponent splits path at its first slash.
