@@ -19,7 +19,7 @@ const (
 	aheadStored = 512 << 10 // how far apart parts are looked for, in stored bytes
 	aheadSearch = 128 << 10 // how far for the first block of one
 	aheadTries  = 8         // how many blocks are tried: what looks like one by chance is rare, by intent it need not be
-	aheadPlain  = 3 << 20   // a part ends after these, so that the memory is bounded
+	aheadPlain  = 3 << 20   // a part ends after these, or as many stored ones, so that the memory is bounded
 	aheadSpare  = 128 << 10 // what is read with a part: its last block ends behind it
 
 	// aheadMost is how many parts of a layer are decoded at a time: what five processors
@@ -181,8 +181,8 @@ func (p *aheadPart) decode(file *os.File, size int64) {
 	}
 }
 
-// read appends up to n bytes to the input. Stored are hardly more than the aheadPlain plain
-// bytes, unless there are blocks without content, or zeros behind the last member.
+// read appends up to n bytes to the input, which may be endless where nothing comes out of
+// it: zeros behind the last member.
 func (p *aheadPart) read(in *inflate.Input, file *os.File, size int64, n int64) error {
 	at := len(p.buf)
 	if at > aheadPlain+aheadStored {
@@ -214,7 +214,7 @@ func (p *aheadPart) decodeFrom(f *inflate.BlockFinder, start int64) error {
 	a.PauseAt = (p.target + aheadStored) * 8
 	p.cuts = p.cuts[:0]
 	p.cut()
-	for a.Len() < aheadPlain {
+	for a.Len() < aheadPlain && len(p.buf) <= aheadPlain {
 		if p.stop.Load() {
 			return errAheadStopped
 		}
