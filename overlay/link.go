@@ -22,6 +22,12 @@ func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
 	if err := fs.copyUp(n); err != nil {
 		return Attr{}, err
 	}
+	var used *node
+	defer func() {
+		if used != nil {
+			fs.unref(used)
+		}
+	}()
 	cr, err := fs.beginCreate(dir, name)
 	if err != nil {
 		return Attr{}, err
@@ -34,6 +40,9 @@ func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
 	defer n.mu.Unlock()
 	if err := fs.linkLocked(n, &cr); err != nil {
 		return Attr{}, err
+	}
+	if n.parent != cr.dir || n.name != name {
+		used = fs.table.setOther(n, cr.dir, name)
 	}
 	fs.table.refLookup(n)
 	var st unix.Statx_t

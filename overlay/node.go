@@ -38,14 +38,21 @@ type node struct {
 	noCaps  bool          // protected by mu; the upper object has no security.capability, for certain
 	filling *kept         // protected by mu; set and cleared under dataMu too; nil: no data is being moved, nor was at a crash
 
-	lookups  int64  // protected by table.mu; references the kernel holds, as far as counted
-	refs     int    // protected by table.mu; nodes whose parent it is, and handles
-	presumed bool   // protected by table.mu; one of lookups is not counted: the kernel may have it
-	nameless bool   // protected by table.mu; no name leads here any more, so that no more lookups come
-	pinned   bool   // protected by table.mu; cannot be found again from the lower tree
-	upperIno uint64 // protected by table.mu; its key in table.uppers; 0: none
+	lookups  int64      // protected by table.mu; references the kernel holds, as far as counted
+	refs     int        // protected by table.mu; nodes whose parent it is, and handles
+	presumed bool       // protected by table.mu; one of lookups is not counted: the kernel may have it
+	nameless bool       // protected by table.mu; no name leads here any more, so that no more lookups come
+	other    *otherName // protected by table.mu; files: may lead to it too; nil: none known
+	pinned   bool       // protected by table.mu; cannot be found again from the lower tree
+	upperIno uint64     // protected by table.mu; its key in table.uppers; 0: none
 
 	dfd *dirFD // protected by dirFDs.mu
+}
+
+// otherName is a name that a file had besides its node's. It may be gone, or something else's.
+type otherName struct {
+	dir  *node // referenced
+	name string
 }
 
 // inheritance is what a directory gives to objects made in it.
@@ -121,6 +128,53 @@ func (fs *FS) holdLocked(n *node) error {
 		n.anchor = fd
 	}
 	return err
+}
+
+// moveToOtherLocked records another name of a file, whose number in the upper is given, than
+// the one it is reached by, where one is known: a descriptor for each file that loses a name
+// and keeps others would be many. The caller calls unref for each node in used, without
+// locks of nodes. Preconditions: treeMu and n.mu held.
+func (fs *FS) moveToOtherLocked(n *node, upper uint64) (moved bool, used []*node) {
+	if other := fs.table.takeOther(n); other != nil {
+		used = append(used, other.dir)
+		if fs.moveIfThereLocked(n, upper, other.dir, other.name) {
+			return true, used
+		}
+	}
+	if n.lower == 0 {
+		return false, used
+	}
+	for ino, name := range fs.lower.Names(n.lower) {
+		// A directory that has no node is not looked for: that takes locks.
+		dir := fs.table.getRef(ino)
+		if dir == nil {
+			continue
+		}
+		used = append(used, dir)
+		if fs.moveIfThereLocked(n, upper, dir, name) {
+			return true, used
+		}
+	}
+	return false, used
+}
+
+// moveIfThereLocked is moveToOtherLocked for one name. Preconditions: as for
+// moveToOtherLocked; dir is referenced.
+func (fs *FS) moveIfThereLocked(n *node, upper uint64, dir *node, name string) bool {
+	if !dir.isDir() || !dir.upper.Load() || dir.removed.Load() || dir == n.parent && name == n.name {
+		return false
+	}
+	p, err := fs.dirPlace(dir, name)
+	if err != nil {
+		return false
+	}
+	defer fs.put(p)
+	var st unix.Statx_t
+	if err := fs.upper.stat(p.at, &st); err != nil || st.Ino != upper {
+		return false
+	}
+	fs.moveLocked(n, dir, name)
+	return true
 }
 
 // openAnchorLocked is another descriptor of the upper object. Preconditions: as for

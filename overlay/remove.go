@@ -13,6 +13,8 @@ type removal struct {
 	f     found
 	p     place
 	cover bool // the lower has the name: a whiteout must hide it
+
+	used []*node // to be unreferenced after endRemove
 }
 
 // beginRemove resolves a name with its directory, which is then in the upper,
@@ -118,6 +120,9 @@ func (fs *FS) Unlink(dir Ino, name string) (err error) {
 	}
 	n, err := fs.unlinkLocked(&r)
 	fs.endRemove(&r)
+	for _, d := range r.used {
+		fs.unref(d)
+	}
 	if n != nil {
 		fs.orphaned(n)
 	}
@@ -150,10 +155,16 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	n := r.f.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := fs.holdNameLocked(n, r.dir, r.p.name); err != nil {
-		return nil, err
+	moved := false
+	if r.f.st.Nlink > 1 && n.parent == r.dir && n.name == r.p.name {
+		moved, r.used = fs.moveToOtherLocked(n, r.f.st.Ino)
 	}
 	var err error
+	if !moved {
+		if err = fs.holdNameLocked(n, r.dir, r.p.name); err != nil {
+			return nil, err
+		}
+	}
 	if r.cover {
 		err = fs.upper.whiteoutOver(r.p.at)
 	} else {

@@ -150,6 +150,39 @@ func (t *table) ref(n *node) {
 	t.mu.Unlock()
 }
 
+// getRef is the node of ino, referenced, or nil.
+func (t *table) getRef(ino Ino) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.nodes[ino]
+	if n != nil {
+		n.refs++
+	}
+	return n
+}
+
+// setOther records a name that leads to n besides its own. It returns the directory of the
+// one before, to be unreferenced, or nil.
+func (t *table) setOther(n, dir *node, name string) (used *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.other != nil {
+		used = n.other.dir
+	}
+	dir.refs++
+	n.other = &otherName{dir, name}
+	return used
+}
+
+// takeOther forgets that name, and returns it with its reference to the directory, or nil.
+func (t *table) takeOther(n *node) *otherName {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	other := n.other
+	n.other = nil
+	return other
+}
+
 // pin keeps a node in the table as long as it has a name: it is not where the lower tree
 // would lead to it.
 func (t *table) pin(n *node) {
@@ -177,6 +210,10 @@ func (t *table) dropLocked(n *node, gone []*node) []*node {
 			delete(t.uppers, n.upperIno)
 		}
 		gone = append(gone, n)
+		if n.other != nil {
+			n.other.dir.refs--
+			gone = t.dropLocked(n.other.dir, gone)
+		}
 		if n = n.parent; n != nil {
 			n.refs--
 		}

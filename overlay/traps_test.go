@@ -127,6 +127,39 @@ func TestACopyUpOfOneNameMovesAllHardLinks(t *testing.T) {
 	}
 }
 
+// A descriptor for each would be one for each object that git writes, as it links a
+// temporary file to the final name.
+func TestAFileThatLosesOneOfItsNamesTakesNoDescriptor(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	must(t, mkdir(x, "new", Caller{}))
+	_, err := x.fs.Mknod(x.mustIno("new"), "tmp", unix.S_IFREG|0o644, 0, Caller{})
+	must(t, err)
+	for _, names := range [][2]string{{"new/tmp", "a/final"}, {"top", "new/copy"}} {
+		must(t, link(x, names[0], names[1]))
+	}
+	for removed, left := range map[string]string{
+		"new/tmp": "a/final", "top": "new/copy", "a/f": "e/hard", "a/b/hard2": "a/b/c/h",
+	} {
+		ino := x.mustIno(left)
+		before := x.read(ino)
+		must(t, chmod(x, left, 0o600))
+		must(t, onName(x, removed, x.fs.Unlink))
+		n, _ := x.fs.table.get(ino)
+		if n.anchor >= 0 {
+			t.Errorf("%s, without %s, is reached by a descriptor", left, removed)
+		}
+		a, err := x.fs.SetAttr(ino, SetAttr{Valid: SetMode, Mode: 0o640})
+		must(t, err)
+		if got := x.read(ino); got != before || a.Nlink != 1 {
+			t.Errorf("%s, without %s, has %d links and reads %q", left, removed, a.Nlink, got)
+		}
+		must(t, onName(x, left, x.fs.Unlink))
+		if a, err = x.fs.GetAttr(ino); err != nil || a.Nlink != 0 {
+			t.Errorf("%s, removed, has %d links: %v", left, a.Nlink, err)
+		}
+	}
+}
+
 func TestInodeNumbersStayOverCopyUpRenameAndRemount(t *testing.T) {
 	x := newFixture(t, newMemLower(modelTree...))
 	want := map[string]Ino{"n1": x.mustIno("a/b/g"), "n2": x.mustIno("a/b/c"), "n2/h": x.mustIno("a/b/c/h")}
