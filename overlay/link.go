@@ -22,12 +22,6 @@ func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
 	if err := fs.copyUp(n); err != nil {
 		return Attr{}, err
 	}
-	var used *node
-	defer func() {
-		if used != nil {
-			fs.unref(used)
-		}
-	}()
 	cr, err := fs.beginCreate(dir, name)
 	if err != nil {
 		return Attr{}, err
@@ -42,7 +36,7 @@ func (fs *FS) Link(ino, dir Ino, name string) (Attr, error) {
 		return Attr{}, err
 	}
 	if n.parent != cr.dir || n.name != name {
-		used = fs.table.setOther(n, cr.dir, name)
+		fs.table.setOther(n, cr.dir, name)
 	}
 	fs.table.refLookup(n)
 	var st unix.Statx_t

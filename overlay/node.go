@@ -130,37 +130,33 @@ func (fs *FS) holdLocked(n *node) error {
 	return err
 }
 
-// moveToOtherLocked records another name of a file, whose number in the upper is given, than
-// the one it is reached by, where one is known: a descriptor for each file that loses a name
-// and keeps others would be many. The caller calls unref for each node in used, without
-// locks of nodes. Preconditions: treeMu and n.mu held.
-func (fs *FS) moveToOtherLocked(n *node, upper uint64) (moved bool, used []*node) {
+// moveToOtherLocked records another name of a file than the one it is reached by, where one
+// is known: a descriptor for each file that loses a name and keeps others would be many.
+// Preconditions: as for holdLocked.
+func (fs *FS) moveToOtherLocked(n *node) bool {
 	if other := fs.table.takeOther(n); other != nil {
-		used = append(used, other.dir)
-		if fs.moveIfThereLocked(n, upper, other.dir, other.name) {
-			return true, used
+		defer fs.table.unrefLater(other.dir)
+		if fs.moveIfThereLocked(n, other.dir, other.name) {
+			return true
 		}
 	}
 	if n.lower == 0 {
-		return false, used
+		return false
 	}
 	for ino, name := range fs.lower.Names(n.lower) {
 		// A directory that has no node is not looked for: that takes locks.
-		dir := fs.table.getRef(ino)
-		if dir == nil {
-			continue
-		}
-		used = append(used, dir)
-		if fs.moveIfThereLocked(n, upper, dir, name) {
-			return true, used
+		if dir := fs.table.getRef(ino); dir != nil {
+			defer fs.table.unrefLater(dir)
+			if fs.moveIfThereLocked(n, dir, name) {
+				return true
+			}
 		}
 	}
-	return false, used
+	return false
 }
 
-// moveIfThereLocked is moveToOtherLocked for one name. Preconditions: as for
-// moveToOtherLocked; dir is referenced.
-func (fs *FS) moveIfThereLocked(n *node, upper uint64, dir *node, name string) bool {
+// moveIfThereLocked is moveToOtherLocked for one name, of a referenced directory.
+func (fs *FS) moveIfThereLocked(n, dir *node, name string) bool {
 	if !dir.isDir() || !dir.upper.Load() || dir.removed.Load() || dir == n.parent && name == n.name {
 		return false
 	}
@@ -169,8 +165,13 @@ func (fs *FS) moveIfThereLocked(n *node, upper uint64, dir *node, name string) b
 		return false
 	}
 	defer fs.put(p)
-	var st unix.Statx_t
-	if err := fs.upper.stat(p.at, &st); err != nil || st.Ino != upper {
+	home, err := fs.placeLocked(n)
+	if err != nil {
+		return false
+	}
+	defer fs.put(home)
+	var is, want unix.Statx_t
+	if fs.upper.stat(p.at, &is) != nil || fs.upper.stat(home.at, &want) != nil || is.Ino != want.Ino {
 		return false
 	}
 	fs.moveLocked(n, dir, name)

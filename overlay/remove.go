@@ -13,8 +13,6 @@ type removal struct {
 	f     found
 	p     place
 	cover bool // the lower has the name: a whiteout must hide it
-
-	used []*node // to be unreferenced after endRemove
 }
 
 // beginRemove resolves a name with its directory, which is then in the upper,
@@ -120,9 +118,6 @@ func (fs *FS) Unlink(dir Ino, name string) (err error) {
 	}
 	n, err := fs.unlinkLocked(&r)
 	fs.endRemove(&r)
-	for _, d := range r.used {
-		fs.unref(d)
-	}
 	if n != nil {
 		fs.orphaned(n)
 	}
@@ -155,16 +150,10 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	n := r.f.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	moved := false
-	if r.f.st.Nlink > 1 && n.parent == r.dir && n.name == r.p.name {
-		moved, r.used = fs.moveToOtherLocked(n, r.f.st.Ino)
+	if err := fs.holdNameLocked(n, r.dir, r.p.name); err != nil {
+		return nil, err
 	}
 	var err error
-	if !moved {
-		if err = fs.holdNameLocked(n, r.dir, r.p.name); err != nil {
-			return nil, err
-		}
-	}
 	if r.cover {
 		err = fs.upper.whiteoutOver(r.p.at)
 	} else {
@@ -180,13 +169,13 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	return n, nil
 }
 
-// holdNameLocked is holdLocked for a name that is about to go. Preconditions: treeMu and
-// n.mu are held.
+// holdNameLocked is holdLocked for a name of a file that is about to go, where no other is
+// known. Preconditions: treeMu and n.mu are held.
 func (fs *FS) holdNameLocked(n, dir *node, name string) error {
-	if n.parent == dir && n.name == name {
-		return fs.holdLocked(n)
+	if n.parent != dir || n.name != name || n.anchor < 0 && n.upper.Load() && fs.moveToOtherLocked(n) {
+		return nil
 	}
-	return nil
+	return fs.holdLocked(n)
 }
 
 // unlinkLower hides a lower inode's only name, or one of an inode that the upper cannot

@@ -14,6 +14,7 @@ type table struct {
 	nodes   map[Ino]*node    // protected by mu
 	touched map[Ino]struct{} // protected by mu; lower inodes that have an upper object
 	filled  map[Ino]struct{} // protected by mu; those that got their data in this mount, until they are synced
+	idle    []*node          // protected by mu; may be dropped, see unrefLater
 	uppers  map[uint64]*node // protected by mu; by the upper's st_ino, which is in use as long as the node is here
 }
 
@@ -161,17 +162,15 @@ func (t *table) getRef(ino Ino) *node {
 	return n
 }
 
-// setOther records a name that leads to n besides its own. It returns the directory of the
-// one before, to be unreferenced, or nil.
-func (t *table) setOther(n, dir *node, name string) (used *node) {
+// setOther records a name that leads to n besides its own.
+func (t *table) setOther(n, dir *node, name string) {
+	if was := t.takeOther(n); was != nil {
+		t.unrefLater(was.dir)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n.other != nil {
-		used = n.other.dir
-	}
 	dir.refs++
 	n.other = &otherName{dir, name}
-	return used
 }
 
 // takeOther forgets that name, and returns it with its reference to the directory, or nil.
@@ -181,6 +180,17 @@ func (t *table) takeOther(n *node) *otherName {
 	other := n.other
 	n.other = nil
 	return other
+}
+
+// unrefLater is FS.unref where locks of nodes are held: the next Forget lets go of what
+// nothing needs.
+func (t *table) unrefLater(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.refs--
+	if n.refs <= 0 && n.lookups <= 0 {
+		t.idle = append(t.idle, n)
+	}
 }
 
 // pin keeps a node in the table as long as it has a name: it is not where the lower tree
@@ -271,6 +281,10 @@ func (fs *FS) forget(ino Ino, n uint64, certain bool) (doubt bool) {
 	}
 	fs.table.mu.Lock()
 	var gone []*node
+	for _, idle := range fs.table.idle {
+		gone = fs.table.dropLocked(idle, gone)
+	}
+	fs.table.idle = nil
 	if nd := fs.table.nodes[ino]; nd != nil {
 		nd.lookups = max(0, nd.lookups-int64(min(n, 1<<62)))
 		if nd.nameless && nd.lookups <= 1 && (nd.presumed || isLower(ino)) {

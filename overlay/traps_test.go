@@ -127,6 +127,19 @@ func TestACopyUpOfOneNameMovesAllHardLinks(t *testing.T) {
 	}
 }
 
+func TestAFileThatIsReplacedAtOneOfItsNamesTakesNoDescriptor(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	must(t, link(x, "top", "e/copy"))
+	ino := x.mustIno("e/copy")
+	must(t, fsRename(x, "z", "top", 0))
+	if n, _ := x.fs.table.get(ino); n.anchor >= 0 {
+		t.Error("it is reached by a descriptor")
+	}
+	if got := x.read(ino); got != "four" {
+		t.Errorf("reads %q", got)
+	}
+}
+
 // A descriptor for each would be one for each object that git writes, as it links a
 // temporary file to the final name.
 func TestAFileThatLosesOneOfItsNamesTakesNoDescriptor(t *testing.T) {
