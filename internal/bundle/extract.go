@@ -34,9 +34,10 @@ type ExtractResult struct {
 	Entries int
 }
 
-// extractSpanCache is the memory for decoded content: room for the spans that all
-// goroutines are in, so that none is decoded twice.
-const extractSpanCache = 128 << 20
+// extractSpanCache is the memory for decoded content, in bytes: room for the two spans,
+// of 4 MiB at most, that each goroutine is at the border of, so that none is decoded
+// twice.
+func extractSpanCache() int64 { return int64(extract.DefaultWorkers()) * 8 << 20 }
 
 // mapOptions are the mappings as umoci.json records them: --rootless without any
 // makes the caller the image's root.
@@ -76,7 +77,7 @@ func ExtractRootfs(ctx context.Context, opt ExtractOptions) (res *ExtractResult,
 	if err != nil {
 		return nil, fmt.Errorf("extract: %w", err)
 	}
-	opt.Image.SpanCache = extractSpanCache
+	opt.Image.SpanCache = extractSpanCache()
 	im, err := OpenImage(ctx, opt.Image)
 	if err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func Extract(ctx context.Context, opt ExtractOptions) (res *ExtractResult, err e
 	if err := x.checkFree(); err != nil {
 		return nil, err
 	}
-	x.opt.Image.SpanCache = extractSpanCache
+	x.opt.Image.SpanCache = extractSpanCache()
 	im, err := OpenImage(ctx, x.opt.Image)
 	if err != nil {
 		return nil, err

@@ -32,6 +32,9 @@ type Options struct {
 
 const maxWorkers = 16
 
+// DefaultWorkers is how many goroutines write where nothing else is asked for.
+func DefaultWorkers() int { return min(runtime.GOMAXPROCS(0), maxWorkers) }
+
 // Result is what was made.
 type Result struct {
 	Entries int // names, the root's among them
@@ -61,7 +64,7 @@ func Tree(ctx context.Context, im *layer.Image, dest string, opt Options) (_ *Re
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	if opt.Workers <= 0 {
-		opt.Workers = min(runtime.GOMAXPROCS(0), maxWorkers)
+		opt.Workers = DefaultWorkers()
 	}
 	x := &extraction{im: im, opt: opt, root: -1, euid: uint32(os.Geteuid()), egid: uint32(os.Getegid())}
 	x.userNS = inUserNamespace()

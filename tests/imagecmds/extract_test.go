@@ -245,6 +245,24 @@ func TestAnExtractionTakesFewDescriptors(t *testing.T) {
 	}
 }
 
+// What is decoded is written and forgotten, so that an image of any size is extracted where
+// stock umoci does it: in a build container of 128 MB.
+func TestAnExtractionTakesLittleMemory(t *testing.T) {
+	imagetest.NeedRoot(t)
+	var text strings.Builder
+	for i := range 150 {
+		fmt.Fprintf(&text, "file f%d 0644 @1000000\n", i)
+	}
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "t", Layers: []imagetest.Layer{{Text: text.String()}}})
+	env.Must(t, "cache", "warm", "--image", layout+":t")
+	const memory = 160 << 20 // that is mapped; half as much is resident
+	r := env.Command(t, []string{"GOMAXPROCS=2"}, "sh", "-ec", fmt.Sprintf(`ulimit -d %d; exec "$0" "$@"`, memory>>10),
+		env.Bin, "unpack", "--extract", "--image", layout+":t", filepath.Join(t.TempDir(), "bundle"))
+	if r.Code != 0 {
+		t.Errorf("exit %d: %.300s", r.Code, r.Stderr)
+	}
+}
+
 func TestAnInterruptedExtractionTakesAwayWhatItMade(t *testing.T) {
 	imagetest.NeedRoot(t)
 	var text strings.Builder
