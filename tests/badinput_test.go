@@ -479,6 +479,18 @@ func checkMessage(t *testing.T, c badCase, r imagetest.Result) {
 	}
 }
 
+// As in a chroot(8) that nobody prepared.
+func TestAMachineWithoutProcSaysSo(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedTools(t, "unshare")
+	layout := imagetest.Layout(t, imagetest.Image{Tag: "good", Layers: []imagetest.Layer{{Text: "file f 0644 x\n"}}})
+	r := env.Command(t, nil, "unshare", "--mount", "sh", "-ec", `mount -t tmpfs none /proc; exec "$0" "$@"`,
+		env.Bin, "mount", "--image", layout+":good", filepath.Join(t.TempDir(), "b"))
+	if r.Code == 0 || !strings.Contains(r.Stderr, "mount /proc") || strings.Count(r.Stderr, "\n") != 1 {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+}
+
 func TestUnmountOfABusyMountNamesItsHolders(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.NeedFuse(t)

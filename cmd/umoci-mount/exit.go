@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -123,6 +124,9 @@ func explain(err error, code int) string {
 	s := strings.ReplaceAll(err.Error(), "\n", "; ")
 	if code == exitUsage {
 		s += " (see --help)"
+	}
+	if _, err := os.Stat("/proc/self"); err != nil && strings.Contains(s, "/proc/self/") {
+		s += " (mount /proc: mount -t proc proc /proc)"
 	}
 	return s
 }
