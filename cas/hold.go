@@ -51,12 +51,13 @@ func (l *Layout) writeHold(ctx context.Context, h Hold) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	name := holdName(h.Owner)
+	h.Owner = PathText(h.Owner)
 	data, err := marshal(h)
 	if err != nil {
 		return nil, err
 	}
 	data = append(data, '\n')
-	name := holdName(h.Owner)
 	if have, err := l.readFile(name); err != nil || !bytes.Equal(have, data) {
 		if err := l.makeHoldsDir(); err != nil {
 			return nil, err
@@ -153,7 +154,7 @@ func (l *Layout) holdings() (list []holding, release func() error, err error) {
 		if err == nil {
 			err = json.Unmarshal(data, &h.hold)
 		}
-		h.err = err
+		h.hold.Owner, h.err = ParsePathText(h.hold.Owner), err
 		list = append(list, h)
 	}
 	return list, release, nil

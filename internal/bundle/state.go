@@ -104,6 +104,7 @@ func (d *dir) readState() (*State, error) {
 		return nil, fmt.Errorf("%s was written by another version of the program (state version %d, read is %d): %w",
 			d.path, s.Version, stateVersion, ErrNotBundle)
 	}
+	s.Layout, s.Options.CacheDir = cas.ParsePathText(s.Layout), cas.ParsePathText(s.Options.CacheDir)
 	return &s, s.judge(owner)
 }
 
@@ -137,7 +138,9 @@ func (s *State) openLayout(path string) (*cas.Layout, error) {
 
 func (d *dir) writeState(s *State) error {
 	s.Version = stateVersion
-	data, err := json.MarshalIndent(s, "", "  ")
+	text := *s
+	text.Layout, text.Options.CacheDir = cas.PathText(s.Layout), cas.PathText(s.Options.CacheDir)
+	data, err := json.MarshalIndent(&text, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode bundle state: %w", err)
 	}

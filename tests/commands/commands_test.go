@@ -363,3 +363,16 @@ func TestAWrappersSequenceRunsUnchanged(t *testing.T) {
 		umoci rm --image oci:empty; umoci gc --layout oci >/dev/null; umoci ls --layout oci; umoci cat --image oci:target /made`)
 	expect(t, "output", "made\nbase\nbase-1\ntarget\nmade\n", out)
 }
+
+// Neither the layout's path nor the bundle's need be UTF-8: both are in JSON documents.
+func TestPathsThatAreNoUTF8AreKept(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	env.MountAt(t, filepath.Join(dir, "b\xfe"), filepath.Join(dir, "img:a")).Umount(t)
+	out := mustSh(t, dir, `bad=$(printf '\376'); $um rm --image img:a; $um gc --layout img
+		echo x >b$bad/upper/f; $um repack --image img:a b$bad; $um cat --image img:a f
+		mv img i$bad; $um unpack --cache-dir cache$bad --image i$bad:a c$bad; $um umount c$bad; $um unpack c$bad; $um umount c$bad
+		ls -d cache$bad >/dev/null; rm -r b$bad c$bad; $um rm --image i$bad:a; $um gc --layout i$bad | sed 's/,.*//'`)
+	expect(t, "output", "removed 0 blobs, 0 B\nx\nremoved 5 blobs\n", out)
+}
