@@ -148,7 +148,7 @@ func (p *initProcess) program() (path string, attr *os.ProcAttr, code int, err e
 	path, err = exec.LookPath(p.spec.Args[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		code = CodeNotFound
-		if errors.Is(err, os.ErrPermission) {
+		if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EISDIR) {
 			code = CodeCannotRun
 		}
 		return "", nil, code, fmt.Errorf("run %s in the bundle: %w", p.spec.Args[0], cause(err))

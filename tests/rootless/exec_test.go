@@ -170,6 +170,7 @@ func TestExitCodesOfPrograms(t *testing.T) {
 		{"b sh -c 'kill -TERM $$'", 143, ""},
 		{"b no-such-program", 127, "no-such-program"},
 		{"b /etc/passwd", 126, "/etc/passwd"},
+		{"b /etc", 126, "/etc"},
 		{"b /no/such", 127, "/no/such"},
 		{"no-bundle true", imagetest.CodeNotFound, "no-bundle"},
 		{"-u nobody b true", imagetest.CodeImage, `"nobody"`},
