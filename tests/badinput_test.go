@@ -42,6 +42,8 @@ func TestBadCommandLine(t *testing.T) {
 		{name: "unknown command", args: []string{"moutn"}, code: imagetest.CodeUsage, says: []string{"moutn"}},
 		{name: "unknown flag", args: []string{"mount", "--imgae", "x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--imgae"}},
 		{name: "no bundle", args: []string{"mount", "--image", "LAYOUT:good"}, code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
+		{name: "an image without its flag", args: []string{"mount", "LAYOUT:good", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"BUNDLE", "--image?"}},
+		{name: "a layout without its flag", args: []string{"gc", "LAYOUT"}, code: imagetest.CodeUsage, says: []string{"none", "--layout?"}},
 		{name: "two bundles", args: append(mountArgs[:4:4], "other"), code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
 		{name: "empty bundle", args: []string{"mount", "--image", "LAYOUT:good", ""}, code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
 		{name: "tag against the grammar", args: []string{"mount", "--image", "LAYOUT:-x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"-x"}},

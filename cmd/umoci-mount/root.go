@@ -152,11 +152,21 @@ func versionText(name string) string {
 	}, "\n")
 }
 
+// flagHint says which flag an argument may be meant for, where that is not given.
+func flagHint(cmd *cobra.Command, args []string) string {
+	for _, name := range []string{"image", "layout"} {
+		if f := cmd.Flags().Lookup(name); f != nil && !f.Changed && len(args) > 0 {
+			return fmt.Sprintf(" (is one of them for --%s?)", name)
+		}
+	}
+	return ""
+}
+
 // exactArgs asks for positional arguments by their names.
 func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return usageError{fmt.Errorf("invalid number of positional arguments: expected %s", cmp.Or(strings.Join(names, " "), "none"))}
+			return usageError{fmt.Errorf("invalid number of positional arguments: expected %s%s", cmp.Or(strings.Join(names, " "), "none"), flagHint(cmd, args))}
 		}
 		for i, a := range args {
 			if a == "" {
