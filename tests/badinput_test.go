@@ -354,6 +354,11 @@ func TestBadMachine(t *testing.T) {
 			prepare: func(t *testing.T, dir string) { mountTmpfs(t, filepath.Join(dir, "ro"), "tmpfs", "ro") },
 		},
 		{
+			name: "cache on a read-only file system", code: imagetest.CodeSpace, says: []string{"--cache-dir", "UMOCI_MOUNT_CACHE"},
+			args:    []string{"mount", "--cache-dir", "DIR/ro/cache", "--image", "LAYOUT:good", "BUNDLE"},
+			prepare: func(t *testing.T, dir string) { mountTmpfs(t, filepath.Join(dir, "ro"), "tmpfs", "ro") },
+		},
+		{
 			name: "bundle on a full disk", code: imagetest.CodeSpace, says: []string{"space"},
 			args: []string{"mount", "--image", "LAYOUT:good", "DIR/full/bundle"},
 			prepare: func(t *testing.T, dir string) {

@@ -38,7 +38,7 @@ func CacheDir(option string) (string, error) {
 // believed.
 func openCacheDir(path string) (*os.Root, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("create cache directory: %w", err)
+		return nil, fmt.Errorf("create cache directory: %w (choose another with --cache-dir or %s)", err, cacheEnv)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
