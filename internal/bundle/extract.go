@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -94,22 +95,6 @@ func ExtractRootfs(ctx context.Context, opt ExtractOptions) (res *ExtractResult,
 	return &ExtractResult{Rootfs: dest, Image: im.Path.Descriptor(), Entries: made.Entries}, nil
 }
 
-// removeEmpty removes the empty directories from dir up to top, which may be "".
-func removeEmpty(dir, top string) error {
-	if top == "" {
-		return nil
-	}
-	for {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if dir == top {
-			return nil
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
 // extracting is one Extract under way.
 type extracting struct {
 	opt    ExtractOptions
@@ -147,12 +132,13 @@ func Extract(ctx context.Context, opt ExtractOptions) (res *ExtractResult, err e
 		return nil, err
 	}
 	defer func() {
+		if x.bundle == nil {
+			return // what is there is another's
+		}
 		if err != nil {
 			err = errors.Join(err, x.undo())
 		}
-		if x.bundle != nil {
-			err = errors.Join(err, x.bundle.close())
-		}
+		err = errors.Join(err, x.bundle.close())
 	}()
 	if err := x.makeDir(); err != nil {
 		return nil, err
@@ -209,16 +195,17 @@ func (x *extracting) checkFree() error {
 	return nil
 }
 
+// makeDir makes the bundle's directory, where it is missing, and locks it. ErrInUse.
 func (x *extracting) makeDir() error {
-	x.parent = firstMissing(filepath.Dir(x.dir))
+	parent := firstMissing(filepath.Dir(x.dir))
 	if err := os.MkdirAll(x.dir, 0o700); err != nil {
-		return fmt.Errorf("create bundle: %w", err)
+		return errors.Join(fmt.Errorf("create bundle: %w", err), removeEmpty(filepath.Dir(x.dir), parent))
 	}
-	d, err := lookDir(x.dir)
+	d, err := lockPlain(x.dir)
 	if err != nil {
 		return err
 	}
-	x.bundle = d
+	x.bundle, x.parent = d, parent
 	if d.top.exists(rootfsName) { // since checkFree
 		return fmt.Errorf("%s %w", d.file(rootfsName), ErrExists)
 	}
@@ -237,16 +224,9 @@ func (x *extracting) undo() error {
 		}
 	}
 	if x.before != nil {
-		if x.bundle != nil {
-			errs = append(errs, x.bundle.top.fd.Chmod(x.before.Mode().Perm()))
-		}
-		return errors.Join(errs...)
+		return errors.Join(append(errs, x.bundle.top.fd.Chmod(x.before.Mode().Perm()))...)
 	}
-	top := x.parent
-	if top == "" {
-		top = x.dir
-	}
-	return errors.Join(append(errs, removeEmpty(x.dir, top))...)
+	return errors.Join(append(errs, removeEmpty(x.dir, cmp.Or(x.parent, x.dir)))...)
 }
 
 // write makes a file of the bundle. It is not fsynced: nor is the tree, of which

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -245,17 +246,23 @@ func (m *mounting) restore(bundle string) error {
 		}
 		return m.dir.top.fd.Chmod(m.before.Mode().Perm())
 	}
-	// rmdir(2) alone: the names may be another's by now.
-	err := unix.Rmdir(bundle)
-	for dir := bundle; m.parent != "" && dir != m.parent && (err == nil || errors.Is(err, fs.ErrNotExist)); {
+	return removeEmpty(bundle, cmp.Or(m.parent, bundle))
+}
+
+// removeEmpty removes the directories from dir up to top, which may be "", as far as they
+// are empty: the names may be another's by now.
+func removeEmpty(dir, top string) error {
+	for top != "" {
+		err := unix.Rmdir(dir)
+		switch {
+		case errors.Is(err, unix.ENOTEMPTY):
+			return nil
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+		case dir == top:
+			return nil
+		}
 		dir = filepath.Dir(dir)
-		err = unix.Rmdir(dir)
-	}
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return &os.PathError{Op: "rmdir", Path: bundle, Err: err}
 	}
 	return nil
 }

@@ -75,3 +75,18 @@ func TestAFreshMountOfAnImageThatCannotBeLeavesTheChanges(t *testing.T) {
 	expect(t, "the bundle", "kept\n", mustSh(t, dir, "$um mount b; cat b/rootfs/kept; $um umount b"))
 	expect(t, "a fresh one", "", mustSh(t, dir, "$um mount --fresh --image img:a b; ls b/rootfs; $um umount b"))
 }
+
+// Each of two would else write into the other's tree, and remove it as it fails.
+func TestOfTwoExtractionsToOnePathOneIsWholeAndTheOtherIsRefused(t *testing.T) {
+	imagetest.NeedTools(t, "strace")
+	dir := newLayout(t)
+	r := sh(t, dir, `mkdir -p src/dir; for i in 1 2 3; do echo $i >src/dir/$i; done; $um insert --image img:a src /
+		slow() { strace -f -qq -o /dev/null -e inject=mkdirat,mkdir:delay_enter=300000 $um unpack --extract --image img:a new/b; }
+		one=0; slow 2>one & sleep 0.1; two=0; slow 2>two || two=$?; wait $! || one=$?
+		echo $one $two | tr ' ' '\n' | sort; cat one two; cat new/b/rootfs/dir/*; ls new/b | grep -c json`)
+	refused := strings.HasPrefix(r.Stdout, "0\n6\n") && lines(r.Stdout, "another command is using the bundle") == 1 ||
+		strings.HasPrefix(r.Stdout, "0\n5\n") && lines(r.Stdout, "already exists") == 1 // it came late
+	if r.Code != 0 || !refused || !strings.HasSuffix(r.Stdout, "\n1\n2\n3\n2\n") {
+		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
