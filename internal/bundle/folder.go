@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -188,9 +187,13 @@ func (f folder) rename(from, to string) error {
 }
 
 // replace writes a file in one durable step, with a mode of which the umask takes its
-// part. A symlink of its name is replaced too.
+// part. A symlink of its name is replaced too. Preconditions: the bundle is locked; what
+// has the name of the new file then was left by a killed command.
 func (f folder) replace(name string, data []byte, mode uint32) (err error) {
-	temp := "." + name + "-" + strconv.FormatInt(int64(os.Getpid()), 36) + strconv.FormatInt(time.Now().UnixNano(), 36)
+	temp := "." + name + ".new"
+	if err := f.remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write %s: %w", f.shown(name), err)
+	}
 	w, err := f.file(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", f.shown(name), err)

@@ -76,6 +76,19 @@ func TestAFreshMountOfAnImageThatCannotBeLeavesTheChanges(t *testing.T) {
 	expect(t, "a fresh one", "", mustSh(t, dir, "$um mount --fresh --image img:a b; ls b/rootfs; $um umount b"))
 }
 
+func TestACommandThatIsKilledLeavesNoTemporaryFileForEver(t *testing.T) {
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "strace")
+	dir := newLayout(t)
+	mustSh(t, dir, `$um cache warm --image img:a
+		for again in 1 2; do
+			code=0; strace -f -qq -o /dev/null -e inject=renameat:signal=KILL $um mount --no-mount --image img:a b || code=$?
+			[ $code = 137 ]; ls -A b | grep '^\.config.json'
+		done`)
+	expect(t, "files", "./b\n./b/.umoci-mount\n./b/.umoci-mount/lock\n./b/.umoci-mount/state.json\n./b/config.json\n"+
+		"./b/rootfs\n./b/umoci.json\n./b/upper\n./b/work\n", mustSh(t, dir, "$um mount --no-mount --image img:a b; find ./b | sort"))
+}
+
 // Each of two would else write into the other's tree, and remove it as it fails.
 func TestOfTwoExtractionsToOnePathOneIsWholeAndTheOtherIsRefused(t *testing.T) {
 	imagetest.NeedTools(t, "strace")
