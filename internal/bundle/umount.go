@@ -131,7 +131,7 @@ func (d *dir) mountedElsewhere() error {
 		if found, err := d.endCopies(); found || err != nil {
 			return err
 		}
-		return fmt.Errorf("%s was detached while programs used it, and they still do: end them, or the daemon, process %d: %w",
+		return fmt.Errorf("%s was unmounted, but a program still uses the mount, or a copy of it: end that, or the daemon, process %d: %w",
 			d.path, st.PID, ErrBusy)
 	}
 	return fmt.Errorf("%s is mounted in another mount namespace, as by exec: end the programs there, or the daemon, process %d: %w",

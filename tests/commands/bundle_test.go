@@ -40,7 +40,7 @@ func TestADetachedMountThatIsInUseIsSaidToBeThat(t *testing.T) {
 		kill $!; wait $! || true; while ! flock -n b/.umoci-mount/mounted true; do sleep 0.05; done
 		$um mount b; $um umount b`)
 	if r.Code != 0 || r.Stdout != "umount 6 held\nmount 5 held\n" ||
-		lines(r.Stderr, "was detached while programs used it") != 1 || lines(r.Stderr, "already mounted, by process") != 1 {
+		lines(r.Stderr, "was unmounted, but a program still uses the mount") != 1 || lines(r.Stderr, "already mounted, by process") != 1 {
 		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 }
