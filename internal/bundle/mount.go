@@ -55,8 +55,11 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	}
 	d := m.dir
 	defer func() {
-		if err != nil && m.made {
+		switch {
+		case err != nil && m.made:
 			err = errors.Join(err, m.undo())
+		case err != nil && m.was != nil:
+			err = errors.Join(err, d.inner.replace(stateName, m.was, 0o600))
 		}
 		err = errors.Join(err, d.close())
 	}()
@@ -89,6 +92,7 @@ type mounting struct {
 	opt    MountOptions
 	dir    *dir
 	state  *State
+	was    []byte // state.json of a bundle that is gone on with, for a failure to put back
 	resume bool
 	made   bool        // there was no bundle: undo removes what a failure leaves
 	wrote  []string    // names that undo removes beside the rest
@@ -243,6 +247,12 @@ func (m *mounting) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if m.resume {
+		var err error
+		if m.was, _, err = m.dir.inner.read(stateName); err != nil {
+			return err
+		}
+	}
 	return m.dir.writeState(m.state)
 }
 
@@ -312,5 +322,5 @@ func (m *mounting) serveHere(ctx context.Context) error {
 		return fmt.Errorf("unlock bundle: %w", err)
 	}
 	// What a mount that was live has recorded stays, however it ends.
-	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() { m.made = false }})
+	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() { m.made, m.was = false, nil }})
 }

@@ -76,6 +76,17 @@ func TestAFreshMountOfAnImageThatCannotBeLeavesTheChanges(t *testing.T) {
 	expect(t, "a fresh one", "", mustSh(t, dir, "$um mount --fresh --image img:a b; ls b/rootfs; $um umount b"))
 }
 
+func TestAMountThatFailsLeavesTheBundlesOptions(t *testing.T) {
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "strace")
+	dir := newLayout(t)
+	mustSh(t, dir, "$um mount --image img:a b; $um umount b; cp b/.umoci-mount/state.json before")
+	if r := sh(t, dir, "strace -f -qq -o /dev/null -e inject=bind:error=ENOSPC $um mount --read-only --ids squashed b"); r.Code != imagetest.CodeSpace {
+		t.Errorf("exit %d\n%s", r.Code, r.Stderr)
+	}
+	mustSh(t, dir, "cmp before b/.umoci-mount/state.json; $um mknod b /fifo p; $um mount b; echo x >b/rootfs/x; $um umount b")
+}
+
 func TestACommandThatIsKilledLeavesNoTemporaryFileForEver(t *testing.T) {
 	imagetest.NeedFuse(t)
 	imagetest.NeedTools(t, "strace")
