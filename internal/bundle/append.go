@@ -217,20 +217,6 @@ func appendLayer(ctx context.Context, opt *AppendOptions, command string, author
 	if err := l.Tag(ctx, opt.NewTag, made); err != nil {
 		return fmt.Errorf("tag image: %w", err)
 	}
-	rememberLayer(ctx, opt, stored)
+	stored.remember(ctx, opt.CacheDir, opt.Log)
 	return nil
-}
-
-// rememberLayer makes the next mount of the layer a warm one. That is worth no failure.
-func rememberLayer(ctx context.Context, opt *AppendOptions, stored *storedLayer) {
-	err := func() error {
-		cache, err := openCache(opt.CacheDir, opt.Log)
-		if err != nil {
-			return err
-		}
-		return errors.Join(cache.PutIndex(ctx, stored.res, stored.toc), cache.close())
-	}()
-	if err != nil {
-		opt.Log.Warn("the new layer's index could not be cached: its first mount will make it", "error", err)
-	}
 }

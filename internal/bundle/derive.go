@@ -71,7 +71,7 @@ func derive(ctx context.Context, opt *DeriveOptions, edit func(config, manifest 
 	if err != nil {
 		return nil, fmt.Errorf("write image: %w", err)
 	}
-	rememberLayer(ctx, &AppendOptions{CacheDir: opt.CacheDir, Log: opt.log()}, stored)
+	stored.remember(ctx, opt.CacheDir, opt.log())
 	return made, nil
 }
 

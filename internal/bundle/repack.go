@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ type RepackOptions struct {
 	Compress      string   // cas.CompressAuto and so on
 	AllowEmpty    bool     // write a layer although nothing has changed
 	FullCheck     bool     // compare the whole tree too, and fail if that finds anything else
-	CacheDir      string   // for what is learnt of the new layer; "" is the bundle's
+	CacheDir      string   // for what is learnt of the new layer; "" is the bundle's, or CacheDir's
 
 	Epoch *time.Time // SOURCE_DATE_EPOCH; nil: not set
 	Log   *slog.Logger
@@ -114,15 +115,8 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	if err != nil {
 		return nil, err
 	}
-	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, cache: v.lower.cache.Cache, view: viewTree{v.FS}, held: v.stillFrozen}
-	if opt.CacheDir != "" {
-		c, cerr := openCache(opt.CacheDir, opt.Log)
-		if cerr != nil {
-			return nil, cerr
-		}
-		defer func() { err = errors.Join(err, c.close()) }()
-		w.cache = c.Cache
-	}
+	w := &layerWriting{opt: opt, layout: v.Layout, image: d.image, view: viewTree{v.FS}, held: v.stillFrozen}
+	w.opt.CacheDir = cmp.Or(opt.CacheDir, v.State.Options.CacheDir)
 	if res, err = w.write(ctx, plan); err != nil {
 		return nil, err
 	}
@@ -203,7 +197,6 @@ type layerWriting struct {
 	opt    RepackOptions
 	layout *cas.Layout
 	image  *cas.Image
-	cache  *layer.Cache // may be nil
 	view   versionedTree
 	held   func() error // the view was frozen all along; may be nil
 
@@ -275,16 +268,6 @@ func (w *layerWriting) tryLayer(ctx context.Context, plan []planned, compress st
 		}
 		return nil, err
 	}
-	w.remember(ctx, stored.res, stored.toc)
+	stored.remember(ctx, w.opt.CacheDir, w.opt.Log)
 	return stored.layer(w.image, compress), nil
-}
-
-// remember makes the next mount of the layer a warm one. That is worth no failure.
-func (w *layerWriting) remember(ctx context.Context, res layer.BlobResult, toc []byte) {
-	if w.cache == nil {
-		return
-	}
-	if err := w.cache.PutIndex(ctx, res, toc); err != nil && ctx.Err() == nil {
-		w.opt.Log.Warn("the new layer's index could not be cached: its first mount will make it", "error", err)
-	}
 }

@@ -67,12 +67,6 @@ func repackPlain(ctx context.Context, opt RepackOptions) (res *RepackResult, err
 		return nil, err
 	}
 	w := &layerWriting{opt: opt, layout: l, image: img, view: root}
-	cache, err := openCache(opt.CacheDir, opt.Log)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, cache.close()) }()
-	w.cache = cache.Cache
 	if res, err = w.write(ctx, plan); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/layer"
@@ -58,5 +59,17 @@ func (s *storedLayer) layer(img *cas.Image, compress string) *cas.NewLayer {
 	return &cas.NewLayer{
 		Digest: s.res.Digest, Size: s.res.Size, DiffID: s.res.DiffID, PlainSize: s.res.PlainSize,
 		MediaType: img.LayerMediaType(compress),
+	}
+}
+
+// remember makes the next mount of the layer a warm one. That is worth no failure. The
+// cache directory is one that CacheDir chooses.
+func (s *storedLayer) remember(ctx context.Context, cacheDir string, log *slog.Logger) {
+	cache, err := openCache(cacheDir, log)
+	if err == nil {
+		err = errors.Join(cache.PutIndex(ctx, s.res, s.toc), cache.close())
+	}
+	if err != nil {
+		log.Warn("the new layer's index could not be cached: its first mount will make it", "error", err)
 	}
 }

@@ -114,3 +114,14 @@ func TestOfTwoExtractionsToOnePathOneIsWholeAndTheOtherIsRefused(t *testing.T) {
 		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 }
+
+// The cache is worth no failure of what does not read from it: cron has no HOME.
+func TestABundleOfStockUmociIsRepackedWithoutACacheDirectory(t *testing.T) {
+	imagetest.NeedTools(t, "umoci")
+	dir := newLayout(t)
+	r := sh(t, dir, `[ $(id -u) = 0 ] || rootless=--rootless; $stock unpack $rootless --image img:a b; echo new >b/rootfs/new
+		UMOCI_MOUNT_CACHE=/dev/null/none $um repack --image img:b b; $um cat --image img:b /new`)
+	if r.Code != 0 || r.Stdout != "new\n" || lines(r.Stderr, "could not be cached") != 1 {
+		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
