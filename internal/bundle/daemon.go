@@ -296,7 +296,7 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if o := &s.state.Options; ownFace {
 		o.IDs, o.Squash, o.UIDMap, o.GIDMap = IDsDefault, false, nil, nil
 	}
-	if s.held, err = s.dir.inner.file(mountedName, unix.O_RDWR|unix.O_CREAT, 0o600); err != nil {
+	if s.held, err = s.dir.inner.lasting(mountedName, unix.O_RDWR); err != nil {
 		return fmt.Errorf("lock mount: %w", err)
 	}
 	if err := unix.Flock(int(s.held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {

@@ -96,7 +96,7 @@ func (d *dir) takeLock() (err error) {
 	if d.inner.none() {
 		return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
 	}
-	if d.lock, err = d.inner.file(lockName, unix.O_RDWR|unix.O_CREAT, 0o600); err != nil {
+	if d.lock, err = d.inner.lasting(lockName, unix.O_RDWR); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
 		}

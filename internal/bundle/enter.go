@@ -124,7 +124,7 @@ func HoldEntered(bundle string) (h *Hold, err error) {
 	}
 	h = &Hold{}
 	for name, to := range map[string]**os.File{enteredName: &h.entered, notesName: &h.notes} {
-		f, err := d.inner.file(name, unix.O_RDWR|unix.O_CREAT, 0o600)
+		f, err := d.inner.lasting(name, unix.O_RDWR)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("hold the mount: %w", err), h.Close())
 		}

@@ -94,6 +94,21 @@ func (f folder) file(name string, flags int, mode uint32) (*os.File, error) {
 	return file, nil
 }
 
+// lasting opens a file that all commands on a bundle share, and makes it where it is
+// missing. What root makes in another user's directory is that user's: he could not use
+// his bundle else. What was there is not given away.
+func (f folder) lasting(name string, flags int) (*os.File, error) {
+	file, err := f.file(name, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return f.file(name, flags|unix.O_CREAT, 0o600)
+	}
+	var dir unix.Stat_t
+	if err == nil && os.Geteuid() == 0 && unix.Fstat(int(f.fd.Fd()), &dir) == nil && dir.Uid != 0 {
+		_ = file.Chown(int(dir.Uid), int(dir.Gid)) // on NFS root may not, nor to an id outside its namespace
+	}
+	return file, err
+}
+
 // errNotRegular: a file of a bundle is a directory, a fifo or the like.
 var errNotRegular = errors.New("is no regular file")
 

@@ -59,7 +59,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 		case err != nil && m.made:
 			err = errors.Join(err, m.undo())
 		case err != nil && m.was != nil:
-			err = errors.Join(err, d.inner.replace(stateName, m.was, 0o600))
+			err = errors.Join(err, d.inner.replace(stateName, m.was, stateMode))
 		}
 		err = errors.Join(err, d.close())
 	}()

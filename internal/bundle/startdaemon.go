@@ -184,12 +184,12 @@ func readAnswer(ctx context.Context, r *os.File) (a readyAnswer, err error) {
 
 // openLog opens the log of the mount, to append to it.
 func (d *dir) openLog() (*os.File, error) {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND
-	f, err := d.inner.file(logName, flags, 0o600)
+	const flags = unix.O_WRONLY | unix.O_APPEND
+	f, err := d.inner.lasting(logName, flags)
 	if err == nil && isLinked(f) { // another file's content, or a copy's of the bundle: not to be written to
 		err = errors.Join(f.Close(), d.inner.remove(logName))
 		if err == nil {
-			f, err = d.inner.file(logName, flags|unix.O_EXCL, 0o600)
+			f, err = d.inner.lasting(logName, flags)
 		}
 	}
 	if err != nil {

@@ -15,6 +15,9 @@ import (
 	"github.com/umoci-mount/umoci-mount/overlay"
 )
 
+// stateMode lets a user read what root has written, whom his directory lets in.
+const stateMode = 0o644
+
 // stateVersion is that of state.json. A bundle of a newer one is refused.
 const stateVersion = 1
 
@@ -109,12 +112,15 @@ func (d *dir) readState() (*State, error) {
 }
 
 // judge sees to it that a state that neither the caller nor root wrote leads the caller
-// to no place of its writer's choice: what the caller may read and write may be more.
+// to no place of its writer's choice: what the caller may read and write may be more. The
+// cache is the caller's own in any case: a user has none of what is root's.
 func (s *State) judge(owner uint32) (err error) {
-	if owner == uint32(os.Geteuid()) || owner == 0 {
+	if owner == uint32(os.Geteuid()) {
 		return nil
 	}
-	s.writer = &owner
+	if owner != 0 {
+		s.writer = &owner
+	}
 	s.Options.CacheDir, err = CacheDir("")
 	return err
 }
@@ -144,7 +150,7 @@ func (d *dir) writeState(s *State) error {
 	if err != nil {
 		return fmt.Errorf("encode bundle state: %w", err)
 	}
-	return d.inner.replace(stateName, append(data, '\n'), 0o600)
+	return d.inner.replace(stateName, append(data, '\n'), stateMode)
 }
 
 // readUmoci reads umoci.json, ours or stock umoci's.
