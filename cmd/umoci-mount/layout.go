@@ -239,7 +239,8 @@ func (o *gcOptions) run(ctx context.Context, out io.Writer) error {
 	}
 	res, err := bundle.GC(ctx, bundle.GCOptions{Layout: path, Force: o.force, Wait: gcWait, Log: log})
 	if res.Blobs > 0 || err == nil {
-		fmt.Fprintf(out, "removed %d blobs, %s\n", res.Blobs, size(res.Bytes))
+		_, werr := fmt.Fprintf(out, "removed %d blobs, %s\n", res.Blobs, size(res.Bytes))
+		err = errors.Join(err, werr)
 	}
 	return err
 }
