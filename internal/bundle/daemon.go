@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -119,7 +118,7 @@ func serve(ctx context.Context, d *dir, opt serveOptions) (err error) {
 			leaveLog()
 		}
 		if s.held != nil { // last: whoever waits for the daemon's end waits for this
-			err = errors.Join(err, s.held.Close())
+			err = errors.Join(err, unlock(s.held))
 		}
 	}()
 	if err := s.open(ctx, opt.ownFace); err != nil {
@@ -296,11 +295,8 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if o := &s.state.Options; ownFace {
 		o.IDs, o.Squash, o.UIDMap, o.GIDMap = IDsDefault, false, nil, nil
 	}
-	if s.held, err = s.dir.inner.lasting(mountedName, unix.O_RDWR); err != nil {
-		return fmt.Errorf("lock mount: %w", err)
-	}
-	if err := unix.Flock(int(s.held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("%s: %w", s.dir.path, ErrMounted)
+	if s.held, err = s.dir.holdMounted(); err != nil {
+		return err
 	}
 	if err := s.lower.openState(ctx, s.state, "", s.log); err != nil {
 		return err

@@ -92,21 +92,19 @@ func openDir(path string) (*dir, error) {
 }
 
 // takeLock locks the bundle. ErrInUse.
-func (d *dir) takeLock() (err error) {
+func (d *dir) takeLock() error {
 	if d.inner.none() {
 		return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
 	}
-	if d.lock, err = d.inner.lasting(lockName, unix.O_RDWR); err != nil {
+	f, err := d.inner.lasting(lockName, unix.O_RDWR)
+	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
 		}
 		return fmt.Errorf("open bundle: %w", err)
 	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("%s: %w", d.path, ErrInUse)
-		}
-		return fmt.Errorf("lock bundle: %w", err)
+	if err := d.lockBy(f); err != nil {
+		return err
 	}
 	if unlinked(d.lock) { // a first mount has failed meanwhile, and removed what it made
 		return fmt.Errorf("%s: %w", d.path, ErrInUse)
@@ -114,10 +112,29 @@ func (d *dir) takeLock() (err error) {
 	return nil
 }
 
+// lockBy locks a bundle by one of its files. ErrInUse.
+func (d *dir) lockBy(f *os.File) error {
+	d.lock = f
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%s: %w", d.path, ErrInUse)
+	}
+	if err != nil {
+		return fmt.Errorf("lock bundle: %w", err)
+	}
+	return nil
+}
+
+// unlock ends a lock of flock(2). Closing the file does not where a program is being
+// started meanwhile: until the new process executes it, it has the descriptor too.
+func unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
+
 func (d *dir) close() error {
 	errs := []error{d.top.close(), d.parent.close(), d.inner.close()}
 	if d.lock != nil {
-		errs = append(errs, d.lock.Close())
+		errs = append(errs, unlock(d.lock))
 	}
 	return errors.Join(errs...)
 }
@@ -159,10 +176,29 @@ func (d *dir) isMounted() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at the mount: %w", err)
 	}
-	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return true, nil
+		return true, f.Close()
 	}
-	return false, err
+	return false, errors.Join(err, unlock(f))
+}
+
+// lookEnd is how long isMounted of other processes may have the lock.
+const lookEnd = time.Second
+
+// holdMounted opens and locks what isMounted looks at. ErrMounted.
+func (d *dir) holdMounted() (*os.File, error) {
+	f, err := d.inner.lasting(mountedName, unix.O_RDWR)
+	if err != nil {
+		return nil, fmt.Errorf("lock mount: %w", err)
+	}
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if time.Since(start) > lookEnd {
+			return nil, errors.Join(fmt.Errorf("%s: %w", d.path, ErrMounted), f.Close())
+		}
+	}
 }

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/umoci-mount/umoci-mount/cas"
 	"github.com/umoci-mount/umoci-mount/layer"
 )
@@ -82,11 +80,12 @@ func lockPlain(bundle string) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(d.top.fd.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return nil, errors.Join(fmt.Errorf("%s: %w", d.path, err), d.close())
+	top, err := d.top.folder(".")
+	if err == nil {
+		err = d.lockBy(top.fd)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
