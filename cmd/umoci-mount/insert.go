@@ -77,12 +77,12 @@ func newInsertCommand(global *globalOptions) *cobra.Command {
 		Long: `Adds a layer in which SOURCE, a file or a directory with all below it, is at TARGET;
 or one that removes TARGET. Nothing is mounted or unpacked. Directories above TARGET
 are not in the layer. With --opaque nothing is left of what the image had in TARGET.`,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			want := []string{"SOURCE", "TARGET"}
 			if o.whiteout {
 				want = want[1:]
 			}
-			return exactArgs(want...)(nil, args)
+			return exactArgs(want...)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), cmd.Flags(), args) },
 	}
