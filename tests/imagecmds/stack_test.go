@@ -48,8 +48,10 @@ func TestRandomStacksInAnyFormatAreStockUmocisTree(t *testing.T) {
 		flags := [][]string{{}, {"--rootless"}, {"--keep-dirlinks"}}[seed%3]
 		r := env.Command(t, nil, "umoci", slices.Concat([]string{"raw", "unpack"}, flags, []string{"--image", layout + ":plain", stock})...)
 		o := env.Run(t, slices.Concat([]string{"raw", "unpack", "--extract"}, flags, []string{"--image", layout + ":wild", ours})...)
-		if r.Code != 0 && strings.Contains(r.Stderr, "not a directory") {
-			continue // an ancestor that is none: 0.4.7 refuses it, later ones make it one
+		// An ancestor that is no directory, which 0.4.7 refuses and later ones make one; a
+		// kept symlink that takes a directory's user attributes, even if it does not stay.
+		if r.Code != 0 && (strings.Contains(r.Stderr, "not a directory") || strings.Contains(r.Stderr, "operation not permitted")) {
+			continue
 		}
 		if (r.Code == 0) != (o.Code == 0) {
 			t.Errorf("seed %d: stock: %s\nours: %s", seed, r.Stderr, o.Stderr)
