@@ -85,8 +85,8 @@ func newEnv() (*Env, error) {
 
 // mountPoint is one line of /proc/self/mountinfo.
 type mountPoint struct {
-	minor string // of the device: the number of the FUSE connection
-	path  string
+	fuse string // the number of the FUSE connection, which is the device's minor; "": another file system
+	path string
 }
 
 // mounts lists the mounts below the environment's directory, innermost first.
@@ -101,8 +101,11 @@ func (e *Env) mounts() []mountPoint {
 		if len(f) < 5 || !strings.HasPrefix(f[4], e.Dir+"/") {
 			continue
 		}
-		_, minor, _ := strings.Cut(f[2], ":")
-		out = append([]mountPoint{{minor, f[4]}}, out...)
+		m := mountPoint{path: f[4]}
+		if strings.Contains(line, " - fuse") {
+			m.fuse = strings.TrimPrefix(f[2], "0:")
+		}
+		out = append([]mountPoint{m}, out...)
 	}
 	return out
 }
@@ -115,7 +118,9 @@ func (e *Env) abort() {
 		_ = unix.Mount("none", control, "fusectl", 0, "") // it may be there already, and empty
 	}
 	for _, m := range e.mounts() {
-		_ = os.WriteFile(filepath.Join(control, m.minor, "abort"), []byte("1"), 0)
+		if m.fuse != "" {
+			_ = os.WriteFile(filepath.Join(control, m.fuse, "abort"), []byte("1"), 0)
+		}
 	}
 }
 

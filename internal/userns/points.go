@@ -1,6 +1,7 @@
 package userns
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,11 +51,13 @@ func (m *madePoints) notes(leaving bool, f func(last bool) error) error {
 		if len(m.made) == before {
 			return err
 		}
-		if data, jerr := json.Marshal(m.made); jerr == nil {
-			_, werr := notes.WriteAt(data, 0)
-			err = errors.Join(err, werr, notes.Truncate(int64(len(data))))
+		made, jerr := json.Marshal(m.made)
+		if jerr == nil {
+			// Filled up with blanks, one write leaves no tail of longer notes.
+			made = append(made, bytes.Repeat([]byte(" "), max(0, len(data)-len(made)))...)
+			_, jerr = notes.WriteAt(made, 0)
 		}
-		return err
+		return errors.Join(err, jerr)
 	})
 }
 

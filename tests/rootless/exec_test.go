@@ -305,6 +305,21 @@ func leftovers(t *testing.T, dir, mark string) string {
 	}
 }
 
+// The notes of mountpoints that were made become shorter without a moment in which the tail
+// of longer ones stands behind them: a kill there kept exec from the bundle for good.
+func TestNotesOfMountpointsAreCutByNoCallOfTheirOwn(t *testing.T) {
+	imagetest.NeedTools(t, "strace")
+	u := asRoot(t)
+	u.box()
+	out, code := u.sh(`$um mount b; code=0
+		strace -f -qq -o /dev/null -e inject=ftruncate:signal=KILL $um exec b true || code=$?
+		$um exec b true || code=$?
+		$um umount b; exit $code`)
+	if code != 0 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
 func TestAProgramOnATerminal(t *testing.T) {
 	imagetest.NeedTools(t, "script")
 	for _, way := range ways[1:3] {
