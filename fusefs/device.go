@@ -39,8 +39,8 @@ func (d *device) close() error {
 	return unix.Close(d.fd)
 }
 
-// tryRead reads a request, if there is one: EAGAIN. ENODEV when nothing is mounted any
-// more, ENOENT where the request was given up meanwhile.
+// tryRead reads a request, if there is one: EAGAIN. ENODEV or ECONNABORTED when nothing is
+// mounted any more, ENOENT where the request was given up meanwhile.
 func (d *device) tryRead(buf []byte) (int, error) { return sys.ReadNow(d.fd, buf) }
 
 // wait sleeps until there is a request, or an end.

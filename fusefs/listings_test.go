@@ -80,6 +80,56 @@ func TestReadersOfAChangingDirectorySeeEachLastingNameOnce(t *testing.T) {
 	}
 }
 
+func TestANameThatGoesWhileItsDirectoryIsReadIsNotListed(t *testing.T) {
+	r := newRaw(t, false)
+	var dir fuse.EntryOut
+	h := header(1)
+	if st := r.Mkdir(nil, &fuse.MkdirIn{InHeader: h, Mode: 0o755}, "going", &dir); !st.Ok() {
+		t.Fatal(st)
+	}
+	h = header(dir.NodeId)
+	for i := range 20 {
+		var out fuse.EntryOut
+		if st := r.Mknod(nil, &fuse.MknodIn{InHeader: h, Mode: unix.S_IFREG | 0o644}, fmt.Sprint("name", i), &out); !st.Ok() {
+			t.Fatal(st)
+		}
+	}
+	for _, plus := range []bool{false, true} {
+		first, off := r.some(dir.NodeId, 0, 200)
+		gone := map[string]bool{}
+		for i := range 20 {
+			gone[fmt.Sprint("name", i)] = i%3 == 0
+		}
+		for _, e := range first {
+			gone[e.Name] = false
+		}
+		left := 0
+		for name, goes := range gone {
+			if !goes {
+				left++
+			} else if st := r.Unlink(nil, &h, name); !st.Ok() && st != fuse.ENOENT {
+				t.Fatal(st)
+			}
+		}
+		if plus {
+			if nodes, _ := r.plusNodes(dir.NodeId, off); len(first)+len(nodes) > left {
+				t.Errorf("%d entries of READDIRPLUS behind %d, of %d that are there", len(nodes), len(first), left)
+			}
+			continue
+		}
+		rest, _ := r.some(dir.NodeId, off, 4096)
+		stale := 0
+		for _, e := range rest {
+			if gone[e.Name] {
+				stale++ // one may have been looked at, and was too long for the first reply
+			}
+		}
+		if stale > 1 {
+			t.Errorf("%d that are gone are listed: %v", stale, rest)
+		}
+	}
+}
+
 func TestListingsAreForgottenByAge(t *testing.T) {
 	r := newRaw(t, false)
 	h, err := r.ops.fs.OpenDir(1)

@@ -245,7 +245,7 @@ func (l *requestLoop) end() {
 func (l *requestLoop) leadOnce(w *worker) bool {
 	n, queued, err := l.read(w)
 	if err != nil {
-		if !errors.Is(err, unix.ENODEV) {
+		if !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ECONNABORTED) {
 			l.log.Error("read requests", slog.Any("error", err))
 		}
 		l.end()

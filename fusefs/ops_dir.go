@@ -1,6 +1,9 @@
 package fusefs
 
 import (
+	"errors"
+	"os"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/umoci-mount/umoci-mount/overlay"
@@ -39,7 +42,7 @@ func (o *ops) listing(op opcode, in *fuse.ReadIn) (*overlay.DirHandle, int, fuse
 	return h, h.After(in.Offset), fuse.OK
 }
 
-// ReadDir lists names with number and type.
+// ReadDir lists names with number and type, but for those that are gone meanwhile.
 func (o *ops) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	o.stats.count(opReadDir)
 	h, i, st := o.listing(opReadDir, in)
@@ -50,6 +53,9 @@ func (o *ops) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 		e, ok, err := h.Entry(i)
 		if err != nil {
 			return o.endListing(opReadDir, in, out, err)
+		}
+		if ok && e.Ino == 0 {
+			continue
 		}
 		if !ok || !out.AddDirEntry(wireEntry(&e)) {
 			return fuse.OK
@@ -91,9 +97,10 @@ func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more
 		return false, err
 	}
 	a, err := o.fs.Lookup(h.Ino(), e.Name)
-	if err != nil {
-		// Gone since the listing was taken, or broken: it is listed with no
-		// attributes, and a LOOKUP of its own tells.
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil // removed since the listing was taken
+	}
+	if err != nil { // it is broken: a LOOKUP of its own tells
 		return addBare(h, i, out)
 	}
 	e.Ino, e.Mode = a.Ino, a.Mode
@@ -109,6 +116,9 @@ func (o *ops) addPlus(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more
 // addBare is addPlus without attributes.
 func addBare(h *overlay.DirHandle, i int, out *fuse.DirEntryList) (more bool, err error) {
 	e, ok, err := h.Entry(i)
+	if ok && e.Ino == 0 {
+		return true, err
+	}
 	return err == nil && ok && out.AddDirLookupEntry(wireEntry(&e)) != nil, err
 }
 

@@ -12,7 +12,7 @@ import (
 // DirEntry is one name of a listing.
 type DirEntry struct {
 	Name   string
-	Ino    Ino    // 0 where only EntryName was asked
+	Ino    Ino    // 0 where only EntryName was asked, or the name is gone
 	Mode   uint32 // S_IFMT bits; 0 where not known without a look at the object
 	Cookie uint64 // orders the entries; see After
 }
@@ -258,7 +258,8 @@ func (d *DirHandle) EntryName(i int) (e DirEntry, ok bool, err error) {
 	return DirEntry{le.Name, le.Ino, le.Mode, uint64(cookieLower + i)}, err == nil, err
 }
 
-// Entry is EntryName with the number and the type.
+// Entry is EntryName with the number and the type. A name that was removed since the listing
+// was taken keeps its position, and has number 0.
 func (d *DirHandle) Entry(i int) (DirEntry, bool, error) {
 	e, ok, err := d.EntryName(i)
 	if err != nil || !ok || e.Ino != 0 && e.Mode != 0 {
@@ -266,8 +267,7 @@ func (d *DirHandle) Entry(i int) (DirEntry, bool, error) {
 	}
 	id, err := d.fs.identifyName(d.ino, e.Name)
 	if isNotExist(err) {
-		// Removed since the listing was taken; it keeps its position.
-		return DirEntry{e.Name, upperIno(0), e.Mode, e.Cookie}, true, nil
+		return DirEntry{Name: e.Name, Cookie: e.Cookie}, true, nil
 	}
 	if err != nil {
 		return e, false, err
