@@ -141,10 +141,21 @@ func flushBundle(bundle string, log *slog.Logger) error {
 }
 
 // flushMount makes the kernel hand over what programs wrote through a shared
-// mapping of a file of the mount. It comes before the freeze, which would hold it.
+// mapping of a file of the mount. It comes before the freeze, which would hold it. The
+// daemon is asked first: where it hangs, whoever touches the mount could but be killed.
 func (d *dir) flushMount(log *slog.Logger) error {
 	mounted, err := d.isMounted()
 	if err != nil || !mounted {
+		return err
+	}
+	_, conn, err := d.controlCall("status")
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if err != nil {
+		return nil //nolint:nilerr // it ends, after it was handed everything
+	}
+	if err := conn.Close(); err != nil {
 		return err
 	}
 	at, name := d.pointAt()

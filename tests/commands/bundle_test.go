@@ -1,11 +1,15 @@
 package commands
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/umoci-mount/umoci-mount/internal/imagetest"
 )
@@ -29,6 +33,38 @@ func TestWhoHoldsAMountIsNamedAndNobodyElse(t *testing.T) {
 	}
 	_ = sleep.Wait()
 	b.Umount(t)
+}
+
+// Whoever waits for a mount's answer cannot be interrupted.
+func TestADaemonThatHangsIsNotWaitedForForEver(t *testing.T) {
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	b := env.Mount(t, filepath.Join(dir, "img:a"))
+	var mounts []struct {
+		Bundle string
+		PID    int
+	}
+	err := json.Unmarshal([]byte(env.Must(t, "status", "--json")), &mounts)
+	var daemon *os.Process
+	for _, m := range mounts {
+		if m.Bundle == b.Path {
+			daemon, err = os.FindProcess(m.PID)
+		}
+	}
+	if err != nil || daemon == nil {
+		t.Fatal(mounts, err)
+	}
+	if err := daemon.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Umount(t)
+	defer func() { _ = daemon.Signal(unix.SIGCONT) }()
+	for _, command := range []string{"diff", "repack --image img:b"} {
+		r := sh(t, dir, "timeout -s KILL 30 $um "+command+" "+b.Path)
+		if r.Code != imagetest.CodeFailure || lines(r.Stderr, "ask the mount daemon", "timeout") != 1 {
+			t.Errorf("%s: exit %d: %s", command, r.Code, r.Stderr)
+		}
+	}
 }
 
 // It is in no mount table then, and other namespaces have nothing to do with it.
