@@ -252,7 +252,7 @@ func TestABundleThatRootHasWorkedOnIsItsOwnersAsBefore(t *testing.T) {
 	f := newForeign(t)
 	layout := strings.TrimSuffix(f.image, ":a")
 	home := filepath.Dir(f.bundle)
-	env.MustCommand(t, "chown", "-R", "1002:1002", layout)
+	env.MustCommand(t, "chown", "-R", "65534:65534", layout, home) // whom fusermount3 knows
 	env.MustCommand(t, "chmod", "0755", filepath.Dir(home), filepath.Dir(filepath.Dir(home)), filepath.Dir(layout))
 	if err := os.RemoveAll(filepath.Join(f.bundle, ".umoci-mount/mounted")); err != nil { // as mount --no-mount makes it
 		t.Fatal(err)
@@ -262,7 +262,7 @@ func TestABundleThatRootHasWorkedOnIsItsOwnersAsBefore(t *testing.T) {
 	env.Must(t, "umount", f.bundle)
 	script := `export UMOCI_MOUNT_CACHE=$1/cache; cd $1
 		$0 diff bundle >/dev/null; $0 mount bundle; cat bundle/rootfs/etc/conf; $0 umount bundle; $0 exec bundle true || [ $? = 127 ]`
-	r := env.Command(t, nil, "setpriv", "--reuid=1002", "--regid=1002", "--clear-groups", "sh", "-ec", script, env.Bin, home)
+	r := env.Command(t, nil, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-ec", script, env.Bin, home)
 	if r.Code != 0 || r.Stdout != "old" {
 		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
 	}
