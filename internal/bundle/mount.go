@@ -63,7 +63,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 		}
 		err = errors.Join(err, d.close())
 	}()
-	if err := m.checkFree(); err != nil {
+	if err := m.checkFree(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.lower.Close()) }()
@@ -107,14 +107,24 @@ type mounting struct {
 }
 
 // checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
-func (m *mounting) checkFree() error {
+func (m *mounting) checkFree(ctx context.Context) error {
 	switch served, err := m.dir.isServed(); {
 	case err != nil:
 		return err
-	case served:
+	case served && !m.dir.isAboutToEnd(ctx):
 		return m.dir.alreadyMounted()
 	}
 	return m.dir.detachStale(m.opt.Log)
+}
+
+// isAboutToEnd waits a moment for the daemon of a mount that is gone: umount(8) does not.
+func (d *dir) isAboutToEnd(ctx context.Context) bool {
+	if e, err := mountAt(d.point()); err != nil || e != nil {
+		return false
+	}
+	short, cancel := context.WithTimeout(ctx, copyWait)
+	defer cancel()
+	return d.waitEnd(short) == nil
 }
 
 // alreadyMounted says who serves the bundle where that is not to be seen here.
@@ -321,6 +331,7 @@ func (m *mounting) serveHere(ctx context.Context) error {
 	if err := unix.Flock(int(m.dir.lock.Fd()), unix.LOCK_UN); err != nil {
 		return fmt.Errorf("unlock bundle: %w", err)
 	}
+	unlimitFileSize(0)
 	// What a mount that was live has recorded stays, however it ends.
 	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() { m.made, m.was = false, nil }})
 }

@@ -83,6 +83,7 @@ func startDaemon(ctx context.Context, d *dir, lifeline *os.File) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDaemon, err)
 	}
+	unlimitFileSize(cmd.Process.Pid)
 	answer, err := readAnswer(ctx, r)
 	if err == nil && answer.Error == "" {
 		return cmd.Process.Release()
@@ -127,6 +128,20 @@ func startConfined(cmd *exec.Cmd) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// unlimitFileSize lifts, of a process that is to serve a mount (0: this one), the limit on
+// the length of files (RLIMIT_FSIZE) that whoever mounts has, as far as it can: the kernel
+// holds each program that writes to its own (generic_write_checks).
+func unlimitFileSize(pid int) {
+	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Prlimit(pid, unix.RLIMIT_FSIZE, &none, nil) == nil {
+		return
+	}
+	var own unix.Rlimit
+	if unix.Prlimit(pid, unix.RLIMIT_FSIZE, nil, &own) == nil {
+		_ = unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: own.Max, Max: own.Max}, nil)
+	}
 }
 
 // readyAnswer is what a daemon says when its mount is live, or why it is not.

@@ -332,6 +332,20 @@ func TestAMountWithFewDescriptorsTakesManyDirectoriesAndFiles(t *testing.T) {
 	}
 }
 
+// A limit of the shell that mounts is not that of programs in the mount.
+func TestAMountHasNoLimitOnTheLengthOfFiles(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "prlimit")
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	b.Umount(t)
+	env.MustCommand(t, "prlimit", "--fsize=100000:", env.Bin, "mount", b.Path)
+	if err := os.WriteFile(filepath.Join(b.Rootfs(), "long"), make([]byte, 200_000), 0o644); err != nil {
+		t.Error(err)
+	}
+	b.Umount(t)
+}
+
 // daemonOf is the process that serves a bundle.
 func daemonOf(t *testing.T, bundle string) int {
 	t.Helper()

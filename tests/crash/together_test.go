@@ -146,6 +146,19 @@ func TestAnUmountWhileFilesAreInUseNamesTheHolderAndChangesNothing(t *testing.T)
 	b.Umount(t)
 }
 
+// umount(8) does not wait for the daemon.
+func TestAMountRightAfterAnotherProgramsUnmountSucceeds(t *testing.T) {
+	layout := baseLayout(t)
+	b := env.Mount(t, layout+":base")
+	for range 5 {
+		if err := unix.Unmount(b.Rootfs(), 0); err != nil {
+			t.Fatal(err)
+		}
+		b.Remount(t)
+	}
+	b.Umount(t)
+}
+
 // A descriptor on its way through a socket is in nobody's table, and keeps a mount busy.
 func TestAnUmountWaitsAMomentForWhatNobodyIsSeenToUse(t *testing.T) {
 	layout := baseLayout(t)
