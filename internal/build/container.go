@@ -144,12 +144,21 @@ func (b *builder) runBuiltin(ctx context.Context, c *command, out io.Writer) err
 	case err != nil:
 		return err
 	case code > signalCode:
+		// A terminal's ^C may have met the command before this process has taken note.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(signalWait):
+		}
 		return &exitError{signal: syscall.Signal(code - signalCode)}
 	case code != 0:
 		return &exitError{code: code}
 	}
 	return nil
 }
+
+// signalWait is how long this process may take to note a signal that its group was sent.
+const signalWait = 100 * time.Millisecond
 
 // signalCode and a signal's number are the exit code of who was killed by it (sh(1)).
 const signalCode = 128

@@ -204,8 +204,9 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 		time.AfterFunc(grace, func() { _ = ours.Close() }) // which ends everything
 	})
 	defer stop()
-	unfollow := follow(cmd.Process)
-	defer unfollow()
+	if !opt.NoGrace {
+		defer follow(cmd.Process)()
+	}
 	var r report
 	if err = p.mapIDs(ctx, cmd.Process.Pid); err == nil {
 		if err = json.NewEncoder(ours).Encode(sp); err == nil {

@@ -15,7 +15,11 @@ var followed = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
 // follow passes on what this process is sent, until it is stopped.
 func follow(child *os.Process) (stop func()) {
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, followed...)
+	for _, s := range followed {
+		if !signal.Ignored(s) { // as nohup(1) has it of SIGHUP
+			signal.Notify(signals, s)
+		}
+	}
 	done := make(chan struct{})
 	go func() {
 		for {
