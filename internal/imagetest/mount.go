@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,6 +39,9 @@ func Main(m *testing.M, use func(*Env), limit time.Duration) int {
 		return 1
 	}
 	use(env)
+	if signal.Ignored(unix.SIGHUP) { // as under nohup(1): what the tests start would ignore it too
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
 	watchdog := time.AfterFunc(limit, func() {
 		fmt.Fprintf(os.Stderr, "the tests took longer than %v: aborting their mounts\n", limit)
 		env.abort()
