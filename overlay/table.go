@@ -269,7 +269,8 @@ func (fs *FS) Forget(ino Ino, n uint64) {
 
 // forget is Forget, but for the last reference to an object that no name leads to, and of
 // which not all are counted: it goes when that is certain, and is in doubt till then. A
-// Forget of references from before the node can come late.
+// Forget of references from before the node can come late. What the lower tree still has is
+// found again.
 func (fs *FS) forget(ino Ino, n uint64, certain bool) (doubt bool) {
 	fs.treeMu.RLock()
 	defer fs.treeMu.RUnlock()
@@ -287,14 +288,14 @@ func (fs *FS) forget(ino Ino, n uint64, certain bool) (doubt bool) {
 	fs.table.idle = nil
 	if nd := fs.table.nodes[ino]; nd != nil {
 		nd.lookups = max(0, nd.lookups-int64(min(n, 1<<62)))
-		if nd.nameless && nd.lookups <= 1 && (nd.presumed || isLower(ino)) {
+		if nd.nameless && nd.upper.Load() && nd.lookups <= 1 && (nd.presumed || isLower(ino)) {
 			doubt = !certain
 			nd.lookups = 1
 			if certain {
 				nd.lookups = 0
 			}
 		}
-		gone = fs.table.dropLocked(nd, nil)
+		gone = fs.table.dropLocked(nd, gone)
 	}
 	fs.table.mu.Unlock()
 	fs.dispose(gone)
