@@ -183,7 +183,7 @@ func removeHalfMount(path string, direct bool) error {
 		return nil
 	}
 	if direct {
-		return unix.Unmount(path, unix.MNT_DETACH)
+		return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
 	return runFusermount("-u", "-z", path)
 }

@@ -307,9 +307,11 @@ func (fs *FS) copyUpDirAs(n *node, set *SetAttr) error {
 	}
 	n.over = overrideOf(fs.upper, o)
 	n.subdirs = -1
-	if p, err := fs.placeLocked(n); err == nil {
-		fs.keepCtimeLocked(n, p.at, showed)
-		fs.put(p)
+	if set == nil { // else the ctime changes next
+		if p, err := fs.placeLocked(n); err == nil {
+			fs.keepCtimeLocked(n, p.at, showed)
+			fs.put(p)
+		}
 	}
 	n.upper.Store(true)
 	fs.table.touch(n)

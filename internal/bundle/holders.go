@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +19,7 @@ import (
 // namespace of their own that has it too. The mount itself is not touched, so that
 // a dead one cannot hang the search.
 func findHolders(m *mountEntry, self ...int) []Holder {
-	own, _ := os.Readlink("/proc/self/ns/mnt") //nolint:errcheck // "" then: every namespace is another
+	own := mountNamespace("/proc/self")
 	return holders(append(self, os.Getpid()), func(dir string) string {
 		if how := holdsBelow(dir, m); how != "" {
 			return how
@@ -28,18 +29,21 @@ func findHolders(m *mountEntry, self ...int) []Holder {
 }
 
 // findCopy is a mount of ours that another mount namespace has at a path; nil: none has.
-func findCopy(point string) (m *mountEntry) {
-	own, _ := os.Readlink("/proc/self/ns/mnt") //nolint:errcheck // as in findHolders
-	holders(nil, func(dir string) string {
-		if ns, err := os.Readlink(filepath.Join(dir, "ns/mnt")); m != nil || err != nil || ns == own {
-			return ""
+func findCopy(point string) *mountEntry {
+	own := mountNamespace("/proc/self")
+	for _, dir := range processes() {
+		if ns := mountNamespace(dir); ns == "" || ns == own {
+			continue
 		}
-		if table, err := os.ReadFile(filepath.Join(dir, "mountinfo")); err == nil {
-			m = topAt(parseMountinfo(table), point)
+		table, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
+		if err != nil {
+			continue
 		}
-		return ""
-	})
-	return m
+		if m := topAt(parseMountinfo(table), point); m != nil {
+			return m
+		}
+	}
+	return nil
 }
 
 // findUsers lists the processes of any mount namespace that use a file system, by its
@@ -80,23 +84,39 @@ func findUsers(device string) []Holder {
 // holders lists the processes of which how, given their directory in /proc, has
 // something to say, but for some.
 func holders(skip []int, how func(dir string) string) []Holder {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
 	var out []Holder
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || slices.Contains(skip, pid) {
+	for pid, dir := range processes() {
+		if slices.Contains(skip, pid) {
 			continue
 		}
-		dir := filepath.Join("/proc", e.Name())
 		if h := how(dir); h != "" {
 			name, _ := os.ReadFile(filepath.Join(dir, "comm")) //nolint:errcheck // it may have ended
 			out = append(out, Holder{PID: pid, Command: strings.TrimSpace(string(name)), How: h})
 		}
 	}
 	return out
+}
+
+// processes are the directories in /proc of those that there are.
+func processes() iter.Seq2[int, string] {
+	return func(yield func(pid int, dir string) bool) {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return
+		}
+		for _, e := range entries {
+			if pid, err := strconv.Atoi(e.Name()); err == nil && !yield(pid, filepath.Join("/proc", e.Name())) {
+				return
+			}
+		}
+	}
+}
+
+// mountNamespace names that of a process, by its directory in /proc; "" where that cannot
+// be told: the process has ended, or is another user's.
+func mountNamespace(dir string) string {
+	ns, _ := os.Readlink(filepath.Join(dir, "ns/mnt")) //nolint:errcheck // "" then
+	return ns
 }
 
 func isBelow(path, dir string) bool {
@@ -135,8 +155,7 @@ func holdsBelow(dir string, m *mountEntry) string {
 
 // holdsInNamespace reports a process whose own mount namespace has the mount.
 func holdsInNamespace(dir, own string, m *mountEntry) string {
-	ns, err := os.Readlink(filepath.Join(dir, "ns/mnt"))
-	if err != nil || ns == own {
+	if ns := mountNamespace(dir); ns == "" || ns == own {
 		return ""
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "mountinfo"))

@@ -117,48 +117,37 @@ func (d *dir) endAlone(ctx context.Context, e *mountEntry) error {
 // mountedElsewhere says who serves a bundle whose mount this mount namespace does not
 // have, or not any more; nil where the daemon is about to end.
 func (d *dir) mountedElsewhere() error {
-	st, conn, err := d.controlCall("status")
-	if err != nil {
-		return nil //nolint:nilerr // it ends: that is waited for
-	}
-	pid, err := listenerOf(conn)
-	if err := errors.Join(err, conn.Close()); err != nil {
+	pid, err := d.daemonPID()
+	if err != nil || pid == 0 {
 		return err
 	}
-	own, err1 := os.Readlink("/proc/self/ns/mnt")
-	its, err2 := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/mnt"))
-	if err1 == nil && err2 == nil && own == its {
+	if its := mountNamespace(procDir(pid)); its != "" && its == mountNamespace("/proc/self") {
 		if found, err := d.endCopies(); found || err != nil {
 			return err
 		}
 		return fmt.Errorf("%s was unmounted, but a program still uses the mount, or a copy of it: end that, or the daemon, process %d: %w",
-			d.path, st.PID, ErrBusy)
+			d.path, pid, ErrBusy)
 	}
 	return fmt.Errorf("%s is mounted in another mount namespace, as by exec: end the programs there, or the daemon, process %d: %w",
-		d.path, st.PID, ErrBusy)
+		d.path, pid, ErrBusy)
 }
 
 // unmountElsewhere ends a mount that this mount namespace does not have, where none but
 // the daemon is in the one that has it: its programs have ended, and nobody can unmount
 // it there any more. nil where the daemon is about to end.
 func (d *dir) unmountElsewhere() error {
-	_, conn, err := d.controlCall("status")
-	if err != nil {
-		return nil //nolint:nilerr // it ends: that is waited for
-	}
-	pid, err := listenerOf(conn) // the kernel's word, not the answer's
-	if err = errors.Join(err, conn.Close()); err != nil {
+	pid, err := d.daemonPID()
+	if err != nil || pid == 0 {
 		return err
 	}
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	table, err1 := os.ReadFile(filepath.Join(proc, "mountinfo"))
-	ns, err2 := os.Readlink(filepath.Join(proc, "ns/mnt"))
+	table, err := os.ReadFile(filepath.Join(procDir(pid), "mountinfo"))
+	ns := mountNamespace(procDir(pid))
 	e := topAt(parseMountinfo(table), d.point())
-	if err1 != nil || err2 != nil || e == nil { // another process namespace's, or user's
+	if err != nil || ns == "" || e == nil { // another process namespace's, or user's
 		return d.mountedElsewhere()
 	}
 	others := holders([]int{pid, os.Getpid()}, func(dir string) string {
-		if its, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err == nil && its == ns {
+		if mountNamespace(dir) == ns {
 			return "mount namespace"
 		}
 		return holdsInNamespace(dir, "", e)
@@ -269,16 +258,25 @@ func (d *dir) endCopies() (found bool, err error) {
 
 // kill ends the daemon as it is: all that was acknowledged is in the upper directory.
 func (d *dir) kill() error {
+	pid, err := d.daemonPID()
+	if err != nil || pid == 0 {
+		return err
+	}
+	return unix.Kill(pid, unix.SIGKILL)
+}
+
+// daemonPID is the process that serves the bundle; 0 where it is about to end. It is the
+// kernel's word, not the answer's.
+func (d *dir) daemonPID() (pid int, err error) {
 	_, conn, err := d.controlCall("status")
 	if err != nil {
-		return nil //nolint:nilerr // it ends: that is waited for
+		return 0, nil //nolint:nilerr // it ends: that is waited for
 	}
-	pid, err := listenerOf(conn) // the kernel's word, not the answer's
-	if err == nil {
-		err = unix.Kill(pid, unix.SIGKILL)
-	}
-	return errors.Join(err, conn.Close())
+	pid, err = listenerOf(conn)
+	return pid, errors.Join(err, conn.Close())
 }
+
+func procDir(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
 // waitEnd waits for the end of the bundle's daemon.
 func (d *dir) waitEnd(ctx context.Context) error {

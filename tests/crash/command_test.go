@@ -160,6 +160,14 @@ func (s *saved) restore() {
 	s.must("cp", "-a", s.keep, s.dir)
 }
 
+// mountedTree is what a mount of the bundle shows.
+func (s *saved) mountedTree() imagetest.Tree {
+	s.t.Helper()
+	env.Must(s.t, "mount", s.bundle)
+	defer env.Must(s.t, "umount", s.bundle)
+	return imagetest.MustReadTree(s.t, s.root())
+}
+
 // checkLayout fails unless the layout is whole and has the tags it had, each as it
 // was, and perhaps the new one, which leads to want then.
 func (s *saved) checkLayout(tag, want string) {
@@ -223,16 +231,11 @@ func TestARepackKilledAtAnyCallLeavesTheLayoutWholeAndCanBeRepeated(t *testing.T
 func TestAMountKilledAtAnyCallCanBeRepeated(t *testing.T) {
 	s := newSaved(t)
 	t.Setenv("UMOCI_MOUNT_CACHE", filepath.Join(s.dir, "cache"))
-	tree := func() imagetest.Tree {
-		env.Must(t, "mount", s.bundle)
-		defer env.Must(t, "umount", s.bundle)
-		return imagetest.MustReadTree(t, s.root())
-	}
 	s.restore()
-	want := tree()
+	want := s.mountedTree()
 	t.Run("of changes", func(t *testing.T) {
 		killAtEach(t, s.restore, func(int) {
-			imagetest.SameTree(t, "the tree after it", want, tree(), imagetest.CompareOptions{})
+			imagetest.SameTree(t, "the tree after it", want, s.mountedTree(), imagetest.CompareOptions{})
 		}, "mount", "--foreground", s.bundle)
 	})
 	t.Run("of a new bundle", func(t *testing.T) {
@@ -258,17 +261,12 @@ func TestAMountKilledAtAnyCallCanBeRepeated(t *testing.T) {
 func TestADiscardKilledAtAnyCallLeavesAllChangesOrNone(t *testing.T) {
 	s := newSaved(t)
 	t.Setenv("UMOCI_MOUNT_CACHE", filepath.Join(s.dir, "cache"))
-	tree := func() imagetest.Tree {
-		env.Must(t, "mount", s.bundle)
-		defer env.Must(t, "umount", s.bundle)
-		return imagetest.MustReadTree(t, s.root())
-	}
 	s.restore()
-	all := tree()
+	all := s.mountedTree()
 	env.Must(t, "umount", "--discard", s.bundle)
-	none := tree()
+	none := s.mountedTree()
 	killAtEach(t, s.restore, func(int) {
-		now := tree()
+		now := s.mountedTree()
 		if len(imagetest.Compare(all, now, imagetest.CompareOptions{})) == 0 {
 			return
 		}
