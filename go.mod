@@ -3,6 +3,7 @@ module github.com/umoci-mount/umoci-mount
 go 1.26.0
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/klauspost/compress v1.20.3
 	github.com/mattn/go-shellwords v1.0.14

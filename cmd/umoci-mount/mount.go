@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/umoci-mount/umoci-mount/internal/bundle"
@@ -172,9 +173,15 @@ func (o *mountOptions) run(ctx context.Context, dir string) error {
 	}
 	bar := newProgress(os.Stderr)
 	opt.Progress = bar.add
+	opt.Live = func() {
+		bar.finish()
+		if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+			log.Warn("tell the service manager that the mount is live", "error", err)
+		}
+	}
 	res, err := bundle.Mount(ctx, opt)
 	bar.finish()
-	if err != nil {
+	if err != nil || o.foreground {
 		return err
 	}
 	log.Info("mounted", "rootfs", res.Rootfs, "image", res.Image.Digest.String(), "resumed", res.Resumed)

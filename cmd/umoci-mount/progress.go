@@ -84,6 +84,7 @@ func (p *progress) finish() {
 	defer p.mu.Unlock()
 	if !p.shown.IsZero() {
 		fmt.Fprint(p.out, "\r\x1b[K")
+		p.shown = time.Time{}
 	}
 }
 

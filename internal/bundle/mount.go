@@ -27,6 +27,7 @@ type MountOptions struct {
 	Fresh      bool     // throw away the changes of an earlier mount
 	Mtree      bool     // write the full mtree manifest too
 	Foreground bool     // serve in this process until the mount ends
+	Live       func()   // called in the foreground when the tree is live; may be nil
 	NoServe    bool     // make the bundle, and mount nothing
 	Lifeline   *os.File // see Resume; nil: the daemon lives by itself
 	State      StateOptions
@@ -333,5 +334,10 @@ func (m *mounting) serveHere(ctx context.Context) error {
 	}
 	unlimitFileSize(0)
 	// What a mount that was live has recorded stays, however it ends.
-	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() { m.made, m.was = false, nil }})
+	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() {
+		m.made, m.was = false, nil
+		if m.opt.Live != nil {
+			m.opt.Live()
+		}
+	}})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,20 +159,21 @@ func TestAHangUpEndsAForegroundMountUnlessItIsIgnored(t *testing.T) {
 	imagetest.NeedFuse(t)
 	dir := newLayout(t)
 	bundle := filepath.Join(dir, "b")
+	manager := listenAsServiceManager(t)
 	for _, nohup := range []bool{false, true} {
 		args := []string{env.Bin, "mount", "--foreground", "--image", filepath.Join(dir, "img:a"), bundle}
 		if nohup {
 			args = append([]string{"nohup"}, args...)
 		}
 		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+manager.LocalAddr().String())
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		live := filepath.Join(bundle, ".umoci-mount/control")
-		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			if _, err := os.Lstat(live); err == nil && mounted(t, bundle) {
-				break
-			}
+		// Before that it is a mount that is interrupted as it begins.
+		told := make([]byte, 64)
+		if n, err := manager.Read(told); err != nil || string(told[:n]) != "READY=1" || !mounted(t, bundle) {
+			t.Errorf("told the service manager %q, mounted %v: %v", told[:n], mounted(t, bundle), err)
 		}
 		if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
 			t.Error(err)
@@ -189,6 +191,26 @@ func TestAHangUpEndsAForegroundMountUnlessItIsIgnored(t *testing.T) {
 			t.Errorf("nohup %v: still mounted %v: %v", nohup, mounted(t, bundle), err)
 		}
 	}
+}
+
+// listenAsServiceManager makes the socket on which systemd hears from services, as
+// sd_notify(3) describes it.
+func listenAsServiceManager(t *testing.T) *net.UnixConn {
+	t.Helper()
+	dir, err := os.MkdirTemp(env.Dir, "") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func mounted(t *testing.T, bundle string) bool {
