@@ -21,7 +21,7 @@ import (
 var env *imagetest.Env
 
 func TestMain(m *testing.M) {
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 20*time.Minute))
 }
 
 // world is a directory with specs and what they name, where builds run.

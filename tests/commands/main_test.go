@@ -16,7 +16,7 @@ import (
 var env *imagetest.Env
 
 func TestMain(m *testing.M) {
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 20*time.Minute))
 }
 
 // sh runs a script in a directory, with the program under test as $um and as umoci,

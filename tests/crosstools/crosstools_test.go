@@ -20,7 +20,7 @@ import (
 var env *imagetest.Env
 
 func TestMain(m *testing.M) {
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 20*time.Minute))
 }
 
 const lower = `dir . 0755

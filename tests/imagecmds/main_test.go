@@ -15,7 +15,7 @@ import (
 var env *imagetest.Env
 
 func TestMain(m *testing.M) {
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 8*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 20*time.Minute))
 }
 
 // base and above are layers with an entry of each kind, and of each way to replace

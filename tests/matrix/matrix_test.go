@@ -27,7 +27,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 20*time.Minute))
 }
 
 // objects are what each case's directory has from the layers. "linked" has a second

@@ -21,7 +21,7 @@ import (
 var env *imagetest.Env
 
 func TestMain(m *testing.M) {
-	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 10*time.Minute))
+	os.Exit(imagetest.Main(m, func(e *imagetest.Env) { env = e }, 20*time.Minute))
 }
 
 // baseLayer has accounts, files of several owners, and a set-id program.
