@@ -63,14 +63,16 @@ With --extract the files are written to BUNDLE/rootfs, as stock umoci does, and
 nothing is mounted: for machines without FUSE. UMOCI_MOUNT_EXTRACT=1 in the
 environment has unpack and raw unpack do that always: for tools that call umoci and
 remove the bundle without unmounting it. UMOCI_MOUNT_MTREE=1 has unpack write the manifest of
---mtree always: for tools that read it.`,
+--mtree always: for tools that read it.
+
+Called umoci, unpack extracts by itself where nothing can be mounted.`,
 		Args: exactArgs("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.extracts(cmd) {
 				return o.runExtract(cmd, args[0])
 			}
 			o.mtree = o.mtree || cmd.CalledAs() == "unpack" && os.Getenv(mtreeEnv) == "1"
-			return o.run(cmd.Context(), args[0])
+			return o.runOrExtract(cmd, args[0])
 		},
 	}
 	o.addFlags(cmd)

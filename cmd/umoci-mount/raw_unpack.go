@@ -24,7 +24,7 @@ remove ROOTFS without unmounting it, which fails of a mountpoint.`,
 			if o.extracts(cmd) {
 				return o.runExtract(cmd, args[0])
 			}
-			return o.run(cmd.Context(), args[0])
+			return o.runOrExtract(cmd, args[0])
 		},
 	}
 	o.addFlags(cmd)
