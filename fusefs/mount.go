@@ -21,8 +21,10 @@ const (
 	fuseConf   = "/etc/fuse.conf"
 )
 
-// checkMeans says what a mount would fail for, and what to do about it.
-func checkMeans(opt *Options) error {
+// CheckMeans says what a mount would fail for on this machine, and what to do about it:
+// ErrNoFuseDevice, ErrNoFusermount, ErrNotSetuid, ErrAllowOther. Mount does it too; who has
+// much to do before does it first.
+func CheckMeans(opt *Options) error {
 	fd, err := unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("%w (%w)", ErrNoFuseDevice, err)

@@ -40,7 +40,7 @@ func Mount(fs *overlay.FS, mountpoint string, opt Options) (*Server, error) {
 	if err := checkMountpoint(path); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
-	if err := checkMeans(&opt); err != nil {
+	if err := CheckMeans(&opt); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
 	o := newOps(fs, opt.Log, opt.Passthrough)

@@ -10,6 +10,16 @@ import (
 	"github.com/umoci-mount/umoci-mount/fusefs"
 )
 
+// checkMeans fails, before all the work, for what the daemon would fail for after it.
+func (m *mounting) checkMeans() error {
+	root := os.Geteuid() == 0
+	err := fusefs.CheckMeans(&fusefs.Options{DirectMount: root, AllowOther: root || m.opt.State.AllowOther})
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", m.dir.point(), err)
+	}
+	return nil
+}
+
 // mount mounts on the bundle's directory. Root does so on what is open, whatever becomes of
 // its name. What belongs to another user, who can get into it, must not lend that user the
 // set-id programs and devices of an image of his choice.

@@ -67,6 +67,11 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	if err := m.checkFree(ctx); err != nil {
 		return nil, err
 	}
+	if !opt.NoServe {
+		if err := m.checkMeans(); err != nil {
+			return nil, err
+		}
+	}
 	defer func() { err = errors.Join(err, m.lower.Close()) }()
 	if err := m.openImage(ctx); err != nil {
 		return nil, err
