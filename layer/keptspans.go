@@ -324,7 +324,7 @@ func (c *Cache) freeBytes() (int64, error) {
 	if err := errors.Join(unix.Fstatfs(int(dir.Fd()), &st), dir.Close()); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: c.dir.Name(), Err: err}
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // not everywhere of 64 bits
 }
 
 // onDisk is what a file takes, in bytes: less than its size where it has holes.
