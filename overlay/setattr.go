@@ -259,10 +259,10 @@ func (fs *FS) replaceByStandInLocked(n *node, a at, st *unix.Statx_t, want overr
 	if err != nil {
 		return err
 	}
-	mtime := toTimespec(st.Mtime)
+	atime, mtime := toTimespec(st.Atime), toTimespec(st.Mtime)
 	o := &object{
 		mode: unix.S_IFLNK | 0o777, uid: want.uid, gid: want.gid, link: link,
-		lower: n.lower, mtime: &mtime, atime: &mtime,
+		lower: n.lower, mtime: &mtime, atime: &atime,
 	}
 	// The inode that goes keeps its number, which the node goes on using.
 	keep, err := fs.upper.open(a, unix.O_PATH)

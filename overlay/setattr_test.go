@@ -45,3 +45,18 @@ func TestACopyIsMadeWithTheOwnerAndModeThatAreSet(t *testing.T) {
 		}
 	}
 }
+
+func TestASymlinkKeepsItsTimesWhenAStandInTakesItsPlace(t *testing.T) {
+	x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{Rootless: true})
+	_, err := x.fs.Symlink(1, "n1", "somewhere", Caller{})
+	must(t, err)
+	ino := x.mustIno("n1")
+	was, err := x.fs.SetAttr(ino, SetAttr{Valid: SetAtime | SetMtime, Atime: Timespec{Sec: 10, Nsec: 1}, Mtime: Timespec{Sec: 20, Nsec: 2}})
+	must(t, err)
+	must(t, chown(x, "n1", 3))
+	a, err := x.fs.GetAttr(ino)
+	must(t, err)
+	if a.UID != 3 || a.Atime != was.Atime || a.Mtime != was.Mtime {
+		t.Errorf("owner %d, times %v and %v, were %v and %v", a.UID, a.Atime, a.Mtime, was.Atime, was.Mtime)
+	}
+}
