@@ -73,7 +73,10 @@ func (fs *FS) copyUpAs(n *node, set *SetAttr) error {
 	if n.upper.Load() {
 		return nil
 	}
-	if n.isDir() {
+	switch {
+	case n.isDir() && n.removed.Load():
+		return fs.copyUpRemoved(n)
+	case n.isDir():
 		return fs.copyUpDirAs(n, set)
 	}
 	names, err := fs.lowerNames(n)
@@ -240,11 +243,33 @@ func (fs *FS) unpublish(n *node, names []namedIn) bool {
 	return ok
 }
 
+// copyUpRemoved is copyUp of a directory that was removed, but is open.
+func (fs *FS) copyUpRemoved(n *node) error {
+	n.copyMu.Lock()
+	defer n.copyMu.Unlock()
+	if n.upper.Load() {
+		return nil
+	}
+	o, err := fs.lowerSource(n.lower)
+	if err != nil {
+		return err
+	}
+	s, err := fs.upper.stage(o)
+	if err != nil {
+		return err
+	}
+	return fs.publishAnonymous(n, s, o)
+}
+
 // publishAnonymous keeps a staged copy of an inode that has no name left.
 func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
+	flags := 0
+	if n.isDir() {
+		flags = unix.AT_REMOVEDIR
+	}
 	fd, err := fs.upper.open(s.at, unix.O_PATH)
 	if err == nil {
-		if err = fs.upper.unlink(s.at, 0); err != nil {
+		if err = fs.upper.unlink(s.at, flags); err != nil {
 			_ = unix.Close(fd)
 		}
 	}

@@ -197,16 +197,23 @@ func runFault(t *testing.T, opt UpperOptions, prepare, do func(*fixture) error, 
 	}
 	x.remount()
 	checkState(t, x, old, do, fmt.Sprintf("step %d (%s), remounted", at, hit), err)
-	entries, err := os.ReadDir(x.dir + "/work")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.Name() != whiteoutName {
-			t.Errorf("step %d (%s): debris %s in work/", at, hit, e.Name())
-		}
+	for _, name := range inWork(t, x) {
+		t.Errorf("step %d (%s): debris %s in work/", at, hit, name)
 	}
 	return true
+}
+
+// inWork is what is in work/ but the whiteout.
+func inWork(t *testing.T, x *fixture) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(x.dir + "/work")
+	must(t, err)
+	for _, e := range entries {
+		if e.Name() != whiteoutName {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }
 
 // checkState compares the tree with the one before; where it differs, doing the

@@ -77,6 +77,40 @@ func TestAnOpenUnlinkedLowerFileShowsNoLinksAndTakesAttributes(t *testing.T) {
 	must(t, h.Close())
 }
 
+func TestAnOpenRemovedLowerDirectoryTakesAttributes(t *testing.T) {
+	for _, rootless := range []bool{false, true} {
+		if !rootless && os.Geteuid() != 0 {
+			continue
+		}
+		x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{Rootless: rootless})
+		ino := x.mustIno("a/s")
+		must(t, onName(x, "a/s", x.fs.Rmdir))
+		must(t, x.fs.SetXattr(ino, "user.k", []byte("v"), 0, false))
+		when := Timespec{Sec: 10, Nsec: 1}
+		a, err := x.fs.SetAttr(ino, SetAttr{Valid: SetUID | SetMode | SetMtime, UID: 3, Mode: 0o711, Mtime: when})
+		must(t, err)
+		if a.Nlink != 0 || a.Mode != unix.S_IFDIR|0o711 || a.Ino != ino || a.UID != 3 || a.GID != 8 || a.Mtime != when {
+			t.Errorf("rootless %v: %+v", rootless, a)
+		}
+		if got := x.xattrs("a/s", ino); got != ` user.k="v"` {
+			t.Errorf("rootless %v: attributes%s", rootless, got)
+		}
+		if d, err := x.fs.OpenDir(ino); err != nil || d.Len() != 2 {
+			t.Errorf("rootless %v: it is not empty, %v", rootless, err)
+		}
+		if _, err := x.ino("a/s"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("rootless %v: it is there again: %v", rootless, err)
+		}
+		x.fs.Forget(ino, 1)
+		if n, _ := x.fs.table.get(ino); n != nil {
+			t.Errorf("rootless %v: kept", rootless)
+		}
+		if left := inWork(t, x); left != nil {
+			t.Errorf("rootless %v: %q in work/", rootless, left)
+		}
+	}
+}
+
 func TestAFileOpenedReadOnlyBeforeACopyUpSeesLaterWrites(t *testing.T) {
 	x := newFixture(t, newMemLower(modelTree...))
 	r := mustHandle(t, x, "top", unix.O_RDONLY)
