@@ -91,6 +91,9 @@ func (fs *FS) upperAttrLocked(n *node, st *unix.Statx_t) (Attr, error) {
 		Atime: toTimespec(st.Atime), Mtime: toTimespec(st.Mtime),
 		Ctime: n.ctimeLocked(st), Btime: toTimespec(st.Btime),
 	}
+	if n.parked != "" {
+		a.Nlink = 0
+	}
 	switch n.typ {
 	case unix.S_IFDIR:
 		a.Size, a.Blocks = layer.DirSize, layer.DirSize/512

@@ -263,23 +263,19 @@ func (fs *FS) copyUpRemoved(n *node) error {
 
 // publishAnonymous keeps a staged copy of an inode that has no name left.
 func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
-	flags := 0
-	if n.isDir() {
-		flags = unix.AT_REMOVEDIR
-	}
-	fd, err := fs.upper.open(s.at, unix.O_PATH)
-	if err == nil {
-		if err = fs.upper.unlink(s.at, flags); err != nil {
-			_ = unix.Close(fd)
-		}
-	}
-	if err != nil {
-		fs.upper.discard(s.name)
-		return err
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.anchor, n.orphan = fd, true
+	if fs.crowded() {
+		n.parked = s.name
+	} else {
+		fd, err := fs.upper.unlinkStaged(s, o)
+		if err != nil {
+			fs.upper.discard(s.name)
+			return err
+		}
+		fs.anchorLocked(n, fd)
+	}
+	n.orphan = true
 	n.over = overrideOf(fs.upper, o)
 	n.metacopy.Store(o.metacopy)
 	n.upper.Store(true)

@@ -128,16 +128,14 @@ var errFault = errors.New("injected")
 // a remount, and work/ is clean. Whiteouts that are files take a rename two steps, and
 // are left out of the second form.
 func TestAFailureAtAnyStepLeavesTheOldStateOrTheNew(t *testing.T) {
-	for _, kind := range []struct {
-		name  string
-		opt   UpperOptions
-		crash bool
-	}{
-		{"owners in the inode", UpperOptions{}, false},
-		{"owners in the inode, crash", UpperOptions{}, true},
-		{"owners in override_stat", UpperOptions{Rootless: true}, false},
-		{"owners in override_stat, crash", UpperOptions{Rootless: true}, true},
-		{"whiteouts that are files", UpperOptions{FileWhiteouts: true}, false},
+	for _, kind := range []faultKind{
+		{name: "owners in the inode"},
+		{name: "owners in the inode, crash", crash: true},
+		{name: "owners in override_stat", opt: UpperOptions{Rootless: true}},
+		{name: "owners in override_stat, crash", opt: UpperOptions{Rootless: true}, crash: true},
+		{name: "whiteouts that are files", opt: UpperOptions{FileWhiteouts: true}},
+		{name: "many files with no name", crowded: true},
+		{name: "many files with no name, crash", crowded: true, crash: true},
 	} {
 		for _, c := range faultCases {
 			t.Run(c.name+", "+kind.name, func(t *testing.T) {
@@ -145,7 +143,7 @@ func TestAFailureAtAnyStepLeavesTheOldStateOrTheNew(t *testing.T) {
 					t.Skip("needs root: owners in the upper")
 				}
 				for at := 1; ; at++ {
-					if !runFault(t, kind.opt, c.prepare, c.do, at, kind.crash) {
+					if !runFault(t, kind, c.prepare, c.do, at) {
 						if at == 1 {
 							t.Fatal("no step was reached")
 						}
@@ -157,18 +155,26 @@ func TestAFailureAtAnyStepLeavesTheOldStateOrTheNew(t *testing.T) {
 	}
 }
 
+type faultKind struct {
+	name    string
+	opt     UpperOptions
+	crash   bool
+	crowded bool
+}
+
 // runFault is one run with the fault at the at-th step; false when the operation
 // has fewer.
-func runFault(t *testing.T, opt UpperOptions, prepare, do func(*fixture) error, at int, crash bool) bool {
+func runFault(t *testing.T, kind faultKind, prepare, do func(*fixture) error, at int) bool {
 	t.Helper()
-	x := newFixtureWith(t, newMemLower(modelTree...), opt)
+	x := newFixtureWith(t, newMemLower(modelTree...), kind.opt)
+	x.crowded = kind.crowded
 	count, armed, hit := 0, false, ""
 	x.opt.Fault = func(step string) error {
 		if !armed {
 			return nil
 		}
 		count++
-		if count == at || crash && count > at {
+		if count == at || kind.crash && count > at {
 			if hit == "" {
 				hit = step
 			}
@@ -192,7 +198,7 @@ func runFault(t *testing.T, opt UpperOptions, prepare, do func(*fixture) error, 
 		}
 		return false
 	}
-	if !crash {
+	if !kind.crash {
 		checkState(t, x, old, do, fmt.Sprintf("step %d (%s)", at, hit), err)
 	}
 	x.remount()

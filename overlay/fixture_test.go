@@ -24,6 +24,8 @@ type fixture struct {
 	fs    *FS
 	opt   UpperOptions
 	fsOpt Options
+
+	crowded bool // no node gets a descriptor where there is another way
 }
 
 func newFixture(t *testing.T, lower Lower) *fixture {
@@ -74,6 +76,9 @@ func (x *fixture) mount() {
 	var err error
 	if x.fs, err = x.open(); err != nil {
 		x.t.Fatal(err)
+	}
+	if x.crowded {
+		x.fs.maxAnchors = 0
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +51,9 @@ type FS struct {
 	dirFDs   dirFDs
 	table    table
 
+	anchors    atomic.Int64 // nodes that have an anchor
+	maxAnchors int64        // immutable; how many get one where there is another way
+
 	freezeMu sync.RWMutex
 	treeMu   sync.RWMutex
 
@@ -83,6 +87,7 @@ func New(lower Lower, upper *Upper, opt Options) (*FS, error) {
 	if fs.dirFDs.max == 0 {
 		fs.dirFDs.max = sys.DescriptorShare(1024)
 	}
+	fs.maxAnchors = int64(sys.DescriptorShare(1 << 16))
 	fs.table.init()
 	fs.root = newNode(layer.RootIno, unix.S_IFDIR, layer.RootIno)
 	fs.root.pinned = true
@@ -150,7 +155,7 @@ func (fs *FS) adoptRoot(initialised bool) error {
 func (fs *FS) Close() error {
 	fs.treeMu.Lock()
 	defer fs.treeMu.Unlock()
-	errs := []error{fs.table.close(), fs.dirFDs.close()}
+	errs := []error{fs.closeNodes(), fs.dirFDs.close()}
 	if fs.upper != nil {
 		errs = append(errs, fs.upper.Close())
 	}

@@ -66,9 +66,8 @@ func (fs *FS) linkLocked(n *node, cr *creation) error {
 	if err != nil {
 		return err
 	}
-	if n.anchor >= 0 {
-		_ = unix.Close(n.anchor)
-		n.anchor = -1
+	if n.heldLocked() {
+		fs.unholdLocked(n)
 		fs.moveLocked(n, cr.dir, cr.p.name)
 	}
 	n.orphan = false

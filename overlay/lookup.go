@@ -233,11 +233,11 @@ func (fs *FS) published(n, seen *node) {
 func (fs *FS) relocate(n, parent *node, name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.anchor < 0 || n.isDir() {
+	if !n.heldLocked() || n.isDir() {
 		return
 	}
-	_ = unix.Close(n.anchor)
-	n.anchor, n.orphan = -1, false
+	fs.unholdLocked(n)
+	n.orphan = false
 	fs.moveLocked(n, parent, name)
 }
 

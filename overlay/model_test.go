@@ -339,24 +339,29 @@ func TestRandomOperationsEqualALocalDisk(t *testing.T) {
 		seeds = 30
 	}
 	for _, kind := range []struct {
-		name string
-		opt  UpperOptions
+		name    string
+		opt     UpperOptions
+		crowded bool
 	}{
-		{"owners in the inode", UpperOptions{}},
-		{"owners in override_stat", UpperOptions{Rootless: true}},
-		{"whiteouts that are files", UpperOptions{FileWhiteouts: true}},
+		{"owners in the inode", UpperOptions{}, false},
+		{"owners in override_stat", UpperOptions{Rootless: true}, false},
+		{"whiteouts that are files", UpperOptions{FileWhiteouts: true}, false},
+		{"many files with no name", UpperOptions{}, true},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			for seed := range seeds {
-				t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { runModel(t, kind.opt, uint64(seed), 60) })
+				t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { runModel(t, kind.opt, kind.crowded, uint64(seed), 60) })
 			}
 		})
 	}
 }
 
-func runModel(t *testing.T, opt UpperOptions, seed uint64, steps int) {
+func runModel(t *testing.T, opt UpperOptions, crowded bool, seed uint64, steps int) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	x := newFixtureWith(t, newMemLower(modelTree...), opt)
+	if x.crowded = crowded; crowded {
+		x.remount()
+	}
 	d := newDisk(t, modelTree)
 	before := d.listing()
 	if got := x.listing(); got != before {

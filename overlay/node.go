@@ -27,6 +27,7 @@ type node struct {
 	parent  *node         // a directory it is in; of directories written under treeMu.W only; else protected by mu
 	name    string        // its name there; likewise
 	anchor  int           // protected by mu; descriptor, at least O_PATH, that outlives the name, or -1
+	parked  string        // protected by mu; name in work/ of what has no other, in place of an anchor; or ""
 	keep    int           // protected by mu; descriptor of an inode that was replaced but whose number is in use, or -1
 	orphan  bool          // protected by mu; no name leads here any more
 	over    *overrideStat // protected by mu; a plain user's upper: what the inode cannot store
@@ -80,6 +81,8 @@ func (fs *FS) placeLocked(n *node) (place, error) {
 	switch {
 	case n.anchor >= 0:
 		return place{at: at{n.anchor, ""}}, nil
+	case n.parked != "":
+		return place{at: at{fs.upper.work, n.parked}}, nil
 	case n == fs.root:
 		return place{at: at{fs.upper.root, ""}}, nil
 	}
@@ -105,29 +108,77 @@ func (fs *FS) put(p place) {
 	}
 }
 
-// letGoLocked closes the descriptors that the node itself has. Preconditions:
-// n.mu is held, or nothing else uses n.
-func (n *node) letGoLocked() {
-	for _, fd := range []*int{&n.anchor, &n.keep} {
-		if *fd >= 0 {
-			_ = unix.Close(*fd)
-			*fd = -1
-		}
+// letGoLocked undoes what keeps the node's upper object. Preconditions: n.mu is held, or
+// nothing else uses n.
+func (fs *FS) letGoLocked(n *node) {
+	fs.unholdLocked(n)
+	if n.keep >= 0 {
+		_ = unix.Close(n.keep)
+		n.keep = -1
 	}
 }
 
+// heldLocked reports whether the node needs no name. Preconditions: n.mu is held.
+func (n *node) heldLocked() bool { return n.anchor >= 0 || n.parked != "" }
+
 // holdLocked gives the node a descriptor of its own before a name of it goes, so that
 // it can still be reached, and so that the upper's inode number is not given to
-// another object while the kernel knows it. Preconditions: treeMu and n.mu held.
-func (fs *FS) holdLocked(n *node) error {
-	if n.anchor >= 0 || !n.upper.Load() {
+// another object while the kernel knows it. Where there are many, a file whose last name it
+// is gets one in work/ instead: the caller calls unparkLocked if it then keeps the other.
+// Preconditions: treeMu and n.mu held.
+func (fs *FS) holdLocked(n *node, last bool) error {
+	if n.heldLocked() || !n.upper.Load() || last && fs.crowded() && fs.parkLocked(n) {
 		return nil
 	}
 	fd, err := fs.openAnchorLocked(n)
 	if err == nil {
-		n.anchor = fd
+		fs.anchorLocked(n, fd)
 	}
 	return err
+}
+
+// unholdLocked undoes holdLocked. Preconditions: n.mu is held, or nothing else uses n.
+func (fs *FS) unholdLocked(n *node) {
+	fs.unparkLocked(n)
+	if n.anchor >= 0 {
+		_ = unix.Close(n.anchor)
+		n.anchor = -1
+		fs.anchors.Add(-1)
+	}
+}
+
+// crowded reports whether nodes have as many descriptors as do no harm. More of them would
+// leave too few to work with, and programs can have any number of files with no name.
+func (fs *FS) crowded() bool { return fs.anchors.Load() >= fs.maxAnchors }
+
+func (fs *FS) anchorLocked(n *node, fd int) {
+	n.anchor = fd
+	fs.anchors.Add(1)
+}
+
+// parkLocked gives a file a name in work/, and reports whether it could. Preconditions: as
+// for holdLocked.
+func (fs *FS) parkLocked(n *node) bool {
+	p, err := fs.placeLocked(n)
+	if err != nil {
+		return false
+	}
+	defer fs.put(p)
+	name := fs.upper.stageName()
+	if fs.upper.link(p.at, at{fs.upper.work, name}) != nil {
+		return false
+	}
+	n.parked = name
+	return true
+}
+
+// unparkLocked removes the name in work/, where there is one. Preconditions: as for
+// unholdLocked.
+func (fs *FS) unparkLocked(n *node) {
+	if n.parked != "" {
+		fs.upper.discard(n.parked)
+		n.parked = ""
+	}
 }
 
 // moveToOtherLocked records another name of a file than the one it is reached by, where one

@@ -64,7 +64,9 @@ func (u *Upper) unstage(s staged) {
 	if s.fd >= 0 {
 		_ = unix.Close(s.fd)
 	}
-	u.discard(s.name)
+	if s.name != "" {
+		u.discard(s.name)
+	}
 }
 
 // standIn reports whether a plain user's upper keeps the object as a regular

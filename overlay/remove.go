@@ -150,7 +150,7 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 	n := r.f.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := fs.holdNameLocked(n, r.dir, r.p.name); err != nil {
+	if err := fs.holdNameLocked(n, r.dir, r.p.name, r.f.st.Nlink < 2); err != nil {
 		return nil, err
 	}
 	var err error
@@ -160,6 +160,7 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 		err = fs.upper.unlink(r.p.at, 0)
 	}
 	if err != nil {
+		fs.unparkLocked(n)
 		return nil, err
 	}
 	if r.f.st.Nlink > 1 {
@@ -171,11 +172,11 @@ func (fs *FS) unlinkLocked(r *removal) (*node, error) {
 
 // holdNameLocked is holdLocked for a name of a file that is about to go, where no other is
 // known. Preconditions: treeMu and n.mu are held.
-func (fs *FS) holdNameLocked(n, dir *node, name string) error {
-	if n.parent != dir || n.name != name || n.anchor < 0 && n.upper.Load() && fs.moveToOtherLocked(n) {
+func (fs *FS) holdNameLocked(n, dir *node, name string, last bool) error {
+	if n.parent != dir || n.name != name || !n.heldLocked() && n.upper.Load() && fs.moveToOtherLocked(n) {
 		return nil
 	}
-	return fs.holdLocked(n)
+	return fs.holdLocked(n, last)
 }
 
 // unlinkLower hides a lower inode's only name, or one of an inode that the upper cannot
@@ -251,7 +252,13 @@ func (fs *FS) rmdirLocked(r *removal) (*node, error) {
 // removeUpperDirLocked takes an empty directory of the view out of the upper, where it
 // may hold whiteouts (debris). Preconditions: n.mu is held.
 func (fs *FS) removeUpperDirLocked(r *removal, n *node, debris bool) error {
-	if err := fs.holdLocked(n); err != nil {
+	if fs.crowded() && !n.heldLocked() {
+		if name, err := fs.upper.retire(r.p.at, r.cover); err == nil {
+			n.parked = name
+			return nil
+		}
+	}
+	if err := fs.holdLocked(n, false); err != nil {
 		return err
 	}
 	if r.cover || debris {

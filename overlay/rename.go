@@ -233,6 +233,11 @@ func (fs *FS) publishRename(r *renaming) error {
 		}
 	}
 	err := fs.moveOver(r)
+	if err != nil && r.dst != nil {
+		r.dst.mu.Lock()
+		fs.unparkLocked(r.dst)
+		r.dst.mu.Unlock()
+	}
 	if emptied != "" {
 		if err != nil {
 			fs.putBack(r, emptied)
@@ -278,9 +283,9 @@ func (fs *FS) makeReplaceable(r *renaming) (emptied string, err error) {
 		return "", nil
 	}
 	if !n.isDir() {
-		return "", fs.holdNameLocked(n, r.newDir, r.new.p.name)
+		return "", fs.holdNameLocked(n, r.newDir, r.new.p.name, r.new.f.st.Nlink < 2)
 	}
-	if err := fs.holdLocked(n); err != nil {
+	if err := fs.holdLocked(n, false); err != nil {
 		return "", err
 	}
 	debris, err := fs.emptyLocked(n)
@@ -408,9 +413,8 @@ func (fs *FS) addSubdirs(n *node, delta int) {
 func (fs *FS) settle(n, dir *node, name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.anchor >= 0 && !n.orphan {
-		_ = unix.Close(n.anchor)
-		n.anchor = -1
+	if !n.orphan {
+		fs.unholdLocked(n)
 	}
 	fs.moveLocked(n, dir, name)
 	n.ctime = keptCtime{}

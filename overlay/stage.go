@@ -12,7 +12,7 @@ import (
 
 // staged is a file being prepared in the work directory.
 type staged struct {
-	at
+	at     // no name: made with none
 	fd int // read-write; owned by the caller
 }
 
@@ -32,6 +32,23 @@ func (u *Upper) stageFile(mode uint32) (staged, error) {
 		return staged{}, pathError("create", a, err)
 	}
 	return staged{a, fd}, nil
+}
+
+// unlinkStaged takes a staged object's name, and returns a descriptor of it (O_PATH).
+func (u *Upper) unlinkStaged(s staged, o *object) (int, error) {
+	fd, err := u.open(s.at, unix.O_PATH)
+	if err != nil {
+		return -1, err
+	}
+	flags := 0
+	if o.typ() == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	if err := u.unlink(s.at, flags); err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // discard removes a name in work/ with everything below it. It reports nothing:

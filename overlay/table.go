@@ -249,11 +249,11 @@ func (fs *FS) orphaned(n *node) {
 	fs.table.mu.Unlock()
 }
 
-// dispose closes what dropped nodes held.
+// dispose lets go of what dropped nodes held.
 func (fs *FS) dispose(gone []*node) {
 	for _, n := range gone {
 		n.mu.Lock()
-		n.letGoLocked()
+		fs.letGoLocked(n)
 		n.mu.Unlock()
 		fs.dirFDs.drop(n)
 	}
@@ -302,13 +302,14 @@ func (fs *FS) forget(ino Ino, n uint64, certain bool) (doubt bool) {
 	return doubt
 }
 
-// close empties the table.
-func (t *table) close() error {
+// closeNodes empties the table.
+func (fs *FS) closeNodes() error {
+	t := &fs.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
 	for _, n := range t.nodes {
-		n.letGoLocked()
+		fs.letGoLocked(n)
 		if f := n.file.Swap(nil); f != nil {
 			errs = append(errs, unix.Close(f.fd))
 		}

@@ -23,48 +23,56 @@ func (fs *FS) Tmpfile(dir Ino, _, mode uint32, c Caller) (*Handle, Attr, error) 
 	if err != nil {
 		return nil, Attr{}, err
 	}
-	fd, err := fs.upper.makeTmpfile(o)
+	makeFile := fs.upper.makeTmpfile
+	if fs.crowded() {
+		makeFile = fs.upper.stage
+	}
+	s, err := makeFile(o)
 	if err != nil {
 		return nil, Attr{}, err
 	}
-	h, a, err := fs.openTmpfile(fd, o)
+	h, a, err := fs.openTmpfile(s, o)
 	if err != nil {
-		_ = unix.Close(fd)
+		fs.upper.unstage(s)
 	}
 	return h, a, err
 }
 
-func (u *Upper) makeTmpfile(o *object) (int, error) {
+// makeTmpfile makes a file that has no name in work/ either.
+func (u *Upper) makeTmpfile(o *object) (s staged, err error) {
 	if err := u.step("create"); err != nil {
-		return -1, err
+		return s, err
 	}
 	fd, err := unix.Openat(u.work, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return -1, pathError("create", at{name: "(unnamed file)"}, err)
+		return s, pathError("create", at{name: "(unnamed file)"}, err)
 	}
 	if err := u.applyObject(at{fd, ""}, o); err != nil {
 		_ = unix.Close(fd)
-		return -1, err
+		return s, err
 	}
-	return fd, nil
+	return staged{fd: fd}, nil
 }
 
-func (fs *FS) openTmpfile(fd int, o *object) (*Handle, Attr, error) {
+func (fs *FS) openTmpfile(s staged, o *object) (*Handle, Attr, error) {
 	var st unix.Statx_t
-	if err := fs.upper.stat(at{fd, ""}, &st); err != nil {
-		return nil, Attr{}, err
-	}
-	anchor, err := fs.upper.open(at{fd, ""}, unix.O_PATH)
-	if err != nil {
+	if err := fs.upper.stat(at{s.fd, ""}, &st); err != nil {
 		return nil, Attr{}, err
 	}
 	n := newNode(upperIno(st.Ino), unix.S_IFREG, 0)
-	n.anchor, n.orphan = anchor, true
+	if n.parked = s.name; s.name == "" {
+		anchor, err := fs.upper.open(at{s.fd, ""}, unix.O_PATH)
+		if err != nil {
+			return nil, Attr{}, err
+		}
+		fs.anchorLocked(n, anchor)
+	}
+	n.orphan = true
 	n.over = overrideOf(fs.upper, o)
 	n.upper.Store(true)
 	n.upperIno = st.Ino
 	fs.table.add(n, true)
-	h := fs.openCreated(n, fd)
+	h := fs.openCreated(n, s.fd)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	a, err := fs.upperAttrLocked(n, &st)

@@ -148,21 +148,29 @@ func (u *Upper) whiteoutOver(to at) error {
 	return nil
 }
 
-// retireDir takes the directory at a out of the tree into work/, leaves a
-// whiteout where asked, and removes it with the whiteouts in it.
+// retireDir takes the directory at a out of the tree, leaves a whiteout where asked, and
+// removes it with the whiteouts in it.
 func (u *Upper) retireDir(a at, leaveWhiteout bool) error {
-	name := u.stageName()
-	if leaveWhiteout {
-		if err := u.whiteout(at{u.work, name}); err != nil {
-			return err
-		}
-		if err := u.rename(at{u.work, name}, a, unix.RENAME_EXCHANGE); err != nil {
-			u.discard(name)
-			return err
-		}
-	} else if err := u.rename(a, at{u.work, name}, unix.RENAME_NOREPLACE); err != nil {
-		return err
+	name, err := u.retire(a, leaveWhiteout)
+	if err == nil {
+		u.discard(name)
 	}
-	u.discard(name)
-	return nil
+	return err
+}
+
+// retire takes the directory at a out of the tree into work/, under a name that it
+// returns, and leaves a whiteout where asked.
+func (u *Upper) retire(a at, leaveWhiteout bool) (name string, err error) {
+	name = u.stageName()
+	if !leaveWhiteout {
+		return name, u.rename(a, at{u.work, name}, unix.RENAME_NOREPLACE)
+	}
+	if err := u.whiteout(at{u.work, name}); err != nil {
+		return "", err
+	}
+	if err := u.rename(at{u.work, name}, a, unix.RENAME_EXCHANGE); err != nil {
+		u.discard(name)
+		return "", err
+	}
+	return name, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -329,6 +330,63 @@ func TestAMountWithFewDescriptorsTakesManyDirectoriesAndFiles(t *testing.T) {
 	few("umount", b.Path)
 	if again := few("diff", b.Path); again != changed || strings.Count(changed, "\n") < 2*directories {
 		t.Errorf("mounted:\n%s\nand not:\n%s", changed, again)
+	}
+}
+
+func TestAMountWithFewDescriptorsTakesManyFilesWithNoName(t *testing.T) {
+	imagetest.NeedRoot(t)
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "prlimit")
+	b := env.Mount(t, imagetest.Layout(t, imagetest.Image{Tag: "base", Layers: baseLayers})+":base")
+	b.Umount(t)
+	env.MustCommand(t, "prlimit", "--nofile=128:128", env.Bin, "mount", b.Path)
+	nameless := func(i int, make func(string) error, flags int) *os.File {
+		t.Helper()
+		name := filepath.Join(b.Rootfs(), fmt.Sprint("n", i))
+		if err := make(name); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(name, flags, 0)
+		if err == nil {
+			err = os.Remove(name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	var files, dirs []*os.File
+	for i := range 200 {
+		files = append(files, nameless(i, func(name string) error { return os.WriteFile(name, nil, 0o600) }, os.O_RDWR))
+		dirs = append(dirs, nameless(i, func(name string) error { return os.Mkdir(name, 0o700) }, os.O_RDONLY))
+	}
+	for i, f := range files {
+		var got [3]byte
+		if _, err := fmt.Fprintf(f, "%03d", i); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ReadAt(got[:], 0); err != nil || string(got[:]) != fmt.Sprintf("%03d", i) {
+			t.Errorf("file %d: %q, %v", i, got, err)
+		}
+	}
+	for i, f := range dirs {
+		if err := f.Chmod(0o711); err != nil {
+			t.Errorf("directory %d: %v", i, err)
+		}
+	}
+	for _, f := range slices.Concat(files, dirs) {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Nlink != 0 {
+			t.Errorf("%s has %d links, %v", f.Name(), st.Nlink, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	b.Umount(t)
+	if left, err := os.ReadDir(filepath.Join(b.Path, "work")); err != nil || len(left) > 1 { // the whiteout
+		t.Errorf("%d objects are left in work/, %v", len(left), err)
 	}
 }
 
