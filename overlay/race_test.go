@@ -2,7 +2,9 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +29,40 @@ func TestAFileIsTruncatedWhileItsLastHandleIsClosed(t *testing.T) {
 				if errs[i] != nil {
 					return
 				}
+			}
+		})
+	}
+	group.Wait()
+	must(t, errors.Join(errs[:]...))
+}
+
+// A file system has as few as 65000 links to an inode (ext4), so that the whiteout that all
+// are links to is now and then another.
+func TestRemovalsAtOnceOutliveTheLinksOfAWhiteout(t *testing.T) {
+	const workers, each = 8, 100
+	var lines []string
+	for w := range workers {
+		lines = append(lines, fmt.Sprintf("d d%d 755", w))
+		for i := range each {
+			lines = append(lines, fmt.Sprintf("f d%d/f%d 644 x", w, i))
+		}
+	}
+	x := newFixture(t, newMemLower(lines...))
+	var links atomic.Int64
+	x.opt.Fault = func(step string) error {
+		if step == "link" && links.Add(1)%3 == 0 {
+			return unix.EMLINK
+		}
+		return nil
+	}
+	x.remount()
+	var group sync.WaitGroup
+	var errs [workers]error
+	for w := range workers {
+		dir := x.mustIno(fmt.Sprint("d", w))
+		group.Go(func() {
+			for i := range each {
+				errs[w] = errors.Join(errs[w], x.fs.Unlink(dir, fmt.Sprint("f", i)))
 			}
 		})
 	}

@@ -35,6 +35,11 @@ func (u *Upper) isWhiteout(a at, st *unix.Statx_t) (bool, error) {
 func (u *Upper) readyWhiteout() error {
 	u.whiteoutMu.Lock()
 	defer u.whiteoutMu.Unlock()
+	return u.readyWhiteoutLocked()
+}
+
+// readyWhiteoutLocked is readyWhiteout. Preconditions: whiteoutMu is held.
+func (u *Upper) readyWhiteoutLocked() error {
 	if u.whiteoutReady {
 		return nil
 	}
@@ -107,10 +112,9 @@ func (u *Upper) moveLeavingWhiteout(from, to at, occupied verdict, overDir bool)
 	return err
 }
 
-// forgetWhiteout drops a node whose link count is used up.
-func (u *Upper) forgetWhiteout() error {
-	u.whiteoutMu.Lock()
-	defer u.whiteoutMu.Unlock()
+// forgetWhiteoutLocked drops a node whose link count is used up. Preconditions: whiteoutMu
+// is held.
+func (u *Upper) forgetWhiteoutLocked() error {
 	u.whiteoutReady = false
 	err := u.unlink(at{u.work, whiteoutName}, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -119,17 +123,20 @@ func (u *Upper) forgetWhiteout() error {
 	return err
 }
 
-// whiteout puts a whiteout at a free name.
+// whiteout puts a whiteout at a free name. The lock keeps the node that is linked; links to
+// one inode wait for each other anyway (vfs_link).
 func (u *Upper) whiteout(to at) error {
+	u.whiteoutMu.Lock()
+	defer u.whiteoutMu.Unlock()
 	for {
-		if err := u.readyWhiteout(); err != nil {
+		if err := u.readyWhiteoutLocked(); err != nil {
 			return err
 		}
 		err := u.link(at{u.work, whiteoutName}, to)
 		if !errors.Is(err, unix.EMLINK) {
 			return err
 		}
-		if err := u.forgetWhiteout(); err != nil {
+		if err := u.forgetWhiteoutLocked(); err != nil {
 			return err
 		}
 	}
