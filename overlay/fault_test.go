@@ -268,6 +268,18 @@ func failing(x *fixture, name string, nth int) (arm, disarm func()) {
 	return func() { armed = true }, func() { armed = false }
 }
 
+// On a full disk each attempt would leave one more file.
+func TestASymlinkThatCannotBeWrittenLeavesNothingInWork(t *testing.T) {
+	x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{Rootless: true})
+	arm, disarm := failing(x, "fsync", 1)
+	arm()
+	_, err := x.fs.Symlink(1, "n1", "somewhere", Caller{UID: 3})
+	disarm()
+	if left := inWork(t, x); !errors.Is(err, errFault) || left != nil {
+		t.Errorf("%v, and %q in work/", err, left)
+	}
+}
+
 func TestARenameIsDoneOnceItIsPublished(t *testing.T) {
 	x := newFixture(t, newMemLower(modelTree...))
 	arm, disarm := failing(x, "unlink", 1)

@@ -136,6 +136,7 @@ func (u *Upper) writeStandIn(a at, fd int, o *object) error {
 	}
 	if err != nil {
 		_ = unix.Close(fd)
+		_ = unix.Unlinkat(a.dir, a.name, 0)
 	}
 	return err
 }
