@@ -143,7 +143,7 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 			continue
 		}
 		if err != nil {
-			if fs.unpublish(n, names[:i]) {
+			if fs.unpublish(n, s, names[:i]) {
 				fs.upper.discard(s.name)
 			}
 			return err
@@ -155,7 +155,7 @@ func (fs *FS) publishAll(n *node, s staged, o *object, names []namedIn) error {
 	}
 	if !moved {
 		if err := fs.upper.unlink(s.at, 0); err != nil {
-			if fs.unpublish(n, names) {
+			if fs.unpublish(n, s, names) {
 				fs.upper.discard(s.name)
 			}
 			return err
@@ -218,16 +218,22 @@ func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
 // unpublish takes back the names that a copy-up which failed had published, and
 // reports whether it could. If not, the staged copy must stay: the next mount
 // completes what it was part of.
-func (fs *FS) unpublish(n *node, names []namedIn) bool {
+func (fs *FS) unpublish(n *node, s staged, names []namedIn) bool {
+	fs.table.unsetUpper(n)
+	var staged unix.Statx_t
+	if err := fs.upper.stat(s.at, &staged); err != nil {
+		fs.log.Warn("take back a partial copy-up", "error", err)
+		return false
+	}
 	ok := true
 	for i := range names {
 		to := &names[i]
 		to.parent.mu.Lock()
 		if p, err := fs.dirPlace(to.parent, to.name); err == nil {
 			dir := at{p.dir, ""}
-			var st unix.Statx_t
+			var st, is unix.Statx_t
 			err = fs.upper.stat(dir, &st)
-			if m, merr := fs.upper.meta(p.at); err == nil && merr == nil && m.lower == n.lower {
+			if err == nil && fs.upper.stat(p.at, &is) == nil && is.Ino == staged.Ino {
 				if err = fs.upper.unlink(p.at, 0); err == nil {
 					err = fs.restoreTimesLocked(to.parent, dir, &st)
 				}

@@ -268,6 +268,45 @@ func failing(x *fixture, name string, nth int) (arm, disarm func()) {
 	return func() { armed = true }, func() { armed = false }
 }
 
+// A plain user's symlink has no attribute that says what it is a copy of.
+func TestAFailedCopyUpOfASymlinkWithSeveralNamesIsTakenBack(t *testing.T) {
+	x := newFixtureWith(t, newMemLower("l one target", "h two one", "h three one"), UpperOptions{Rootless: true})
+	arm, disarm := failing(x, "link", 2)
+	want := x.listing()
+	arm()
+	_, err := x.fs.SetAttr(x.mustIno("one"), SetAttr{Valid: SetMtime, Mtime: Timespec{Sec: 1}})
+	disarm()
+	if !errors.Is(err, errFault) {
+		t.Fatal(err)
+	}
+	if got := x.listing(); got != want {
+		t.Error(diffLines(want, got))
+	}
+	x.remount()
+	if got := x.listing(); got != want {
+		t.Errorf("remounted:\n%s", diffLines(want, got))
+	}
+}
+
+// The next object that is made can have the number of a copy that failed.
+func TestAFailedCopyUpLeavesNoNumber(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	arm, disarm := failing(x, "rename", 2) // the first is its directory's
+	arm()
+	err := chown(x, "a/l", 3)
+	disarm()
+	if !errors.Is(err, errFault) {
+		t.Fatal(err)
+	}
+	ino := x.mustIno("a/l")
+	for number, n := range x.fs.table.uppers {
+		if n.ino == ino {
+			t.Errorf("the symlink, which is not in the upper, is known by %d there", number)
+		}
+	}
+	must(t, chown(x, "a/l", 3))
+}
+
 // On a full disk each attempt would leave one more file.
 func TestASymlinkThatCannotBeWrittenLeavesNothingInWork(t *testing.T) {
 	x := newFixtureWith(t, newMemLower(modelTree...), UpperOptions{Rootless: true})

@@ -109,6 +109,16 @@ func (t *table) setUpper(n *node, stIno uint64) {
 	t.uppers[stIno] = n
 }
 
+// unsetUpper undoes setUpper: the number is another object's next.
+func (t *table) unsetUpper(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.uppers[n.upperIno] == n {
+		delete(t.uppers, n.upperIno)
+	}
+	n.upperIno = 0
+}
+
 // byUpper is the node whose upper object has a number, or nil; ref counts a
 // reference of the kernel.
 func (t *table) byUpper(stIno uint64, ref bool) *node {
