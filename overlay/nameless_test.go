@@ -37,6 +37,12 @@ var nameless = []struct {
 		err := errors.Join(chmod(x, "z", 0o600), mkfile(x, "n1"))
 		return removed(x, "z", func(dir Ino, name string) error { return x.fs.Rename(1, "n1", dir, name, 0) }, err)
 	}},
+	{"replaced fifo that is copied when it has no name", func(x *fixture) (Ino, error) {
+		return removed(x, "e/fifo", func(dir Ino, name string) error { return x.fs.Rename(1, "n1", dir, name, 0) }, mkfile(x, "n1"))
+	}},
+	{"replaced directory that is copied when it has no name", func(x *fixture) (Ino, error) {
+		return removed(x, "a/s", func(dir Ino, name string) error { return x.fs.Rename(1, "n1", dir, name, 0) }, mkdir(x, "n1", Caller{}))
+	}},
 	{"replaced fifo", func(x *fixture) (Ino, error) {
 		err := errors.Join(chmod(x, "e/fifo", 0o600), mkfile(x, "n1"))
 		return removed(x, "e/fifo", func(dir Ino, name string) error { return x.fs.Rename(1, "n1", dir, name, 0) }, err)

@@ -45,7 +45,7 @@ func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, fla
 // letGo drops the node of an object at the new name, where it has no name left.
 func (fs *FS) letGo(n *node) {
 	n.mu.Lock()
-	gone := n.orphan && n.upper.Load()
+	gone := n.orphan
 	n.mu.Unlock()
 	if gone {
 		fs.orphaned(n)
