@@ -197,6 +197,11 @@ func (t *table) takeOther(n *node) *otherName {
 func (t *table) unrefLater(n *node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.unrefLaterLocked(n)
+}
+
+// unrefLaterLocked is unrefLater. Preconditions: t.mu is held for writing.
+func (t *table) unrefLaterLocked(n *node) {
 	n.refs--
 	if n.refs <= 0 && n.lookups <= 0 {
 		t.idle = append(t.idle, n)
@@ -215,7 +220,7 @@ func (t *table) pin(n *node) {
 func (t *table) reparent(from, to *node) {
 	t.mu.Lock()
 	if from != nil {
-		from.refs--
+		t.unrefLaterLocked(from)
 	}
 	to.refs++
 	t.mu.Unlock()

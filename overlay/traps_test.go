@@ -489,6 +489,18 @@ func TestForgottenNodesAreDropped(t *testing.T) {
 	x.mustIno("n1")
 }
 
+func TestADirectoryThatOnlyALinkKeptIsDropped(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	must(t, errors.Join(mkdir(x, "n1", Caller{}), mkdir(x, "n2", Caller{}), mkfile(x, "n1/x"), link(x, "n1/x", "n2/x")))
+	dir := x.mustIno("n1")
+	x.fs.Forget(dir, 100)
+	must(t, fsRename(x, "n2/x", "n2/y", 0))
+	x.fs.Forget(x.mustIno("n2/y"), 1)
+	if n, _ := x.fs.table.get(dir); n != nil {
+		t.Errorf("kept with %d references", n.refs)
+	}
+}
+
 // References from before a node are not counted, so that the kernel can give back more than
 // the node has.
 func TestAFileThatWasForgottenAndFoundAgainOutlivesItsName(t *testing.T) {
