@@ -186,10 +186,13 @@ func overrideOf(u *Upper, o *object) *overrideStat {
 }
 
 // publishCopy puts a staged copy at one name, and leaves the directory's times
-// as they were: a copy-up is no change of it.
+// as they were: a copy-up is no change of it. EEXIST: the name is no longer the lower's.
 func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
 	to.parent.mu.Lock()
 	defer to.parent.mu.Unlock()
+	if to.parent.removed.Load() { // its name can be another directory's
+		return pathError("copy up", at{name: to.name}, unix.EEXIST)
+	}
 	p, err := fs.dirPlace(to.parent, to.name)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,4 +69,39 @@ func TestRemovalsAtOnceOutliveTheLinksOfAWhiteout(t *testing.T) {
 	}
 	group.Wait()
 	must(t, errors.Join(errs[:]...))
+}
+
+func TestAFileThatIsCopiedUpWhileItsDirectoryIsReplacedStaysRemoved(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		x := newFixture(t, newMemLower("d d 755", "f d/f 644 one"))
+		replace := func() {}
+		x.opt.Fault = func(step string) error {
+			if step == "create" {
+				replace()
+			}
+			return nil
+		}
+		x.remount()
+		must(t, chmod(x, "d", 0o700))
+		dir, ino := x.mustIno("d"), x.mustIno("d/f")
+		replace = func() {
+			replace = func() {}
+			must(t, errors.Join(x.fs.Unlink(dir, "f"), x.fs.Rmdir(1, "d")))
+			if again {
+				must(t, mkdir(x, "d", Caller{}))
+			}
+		}
+		a, err := x.fs.SetAttr(ino, SetAttr{Valid: SetMode, Mode: 0o600})
+		if err != nil || a.Nlink != 0 {
+			t.Errorf("%d links, %v", a.Nlink, err)
+		}
+		if got := x.read(ino); got != "one" {
+			t.Errorf("read %q", got)
+		}
+		if again {
+			if _, err := x.ino("d/f"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("it is in the new directory: %v", err)
+			}
+		}
+	}
 }
