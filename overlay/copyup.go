@@ -222,6 +222,9 @@ func (fs *FS) publishCopy(s at, to *namedIn, move bool) error {
 // reports whether it could. If not, the staged copy must stay: the next mount
 // completes what it was part of.
 func (fs *FS) unpublish(n *node, s staged, names []namedIn) bool {
+	if n.upper.Load() {
+		return false // a lookup found the copy
+	}
 	fs.table.unsetUpper(n)
 	var staged unix.Statx_t
 	if err := fs.upper.stat(s.at, &staged); err != nil {

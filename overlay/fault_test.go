@@ -288,6 +288,39 @@ func TestAFailedCopyUpOfASymlinkWithSeveralNamesIsTakenBack(t *testing.T) {
 	}
 }
 
+func TestACopyThatWasFoundOutlivesTheFailureOfItsCopyUp(t *testing.T) {
+	x := newFixture(t, newMemLower(modelTree...))
+	armed, links := false, 0
+	x.opt.Fault = func(step string) error {
+		if !armed || step != "link" {
+			return nil
+		}
+		if links++; links < 2 {
+			return nil
+		}
+		_, err := x.fs.Lookup(x.mustIno("a"), "f")
+		return errors.Join(errFault, err)
+	}
+	x.remount()
+	want := x.listing()
+	armed = true
+	err := chmod(x, "e/hard", 0o600)
+	armed = false
+	if !errors.Is(err, errFault) {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"a/f", "e/hard"} {
+		if got, err := x.fs.GetAttr(x.mustIno(p)); err != nil || x.read(got.Ino) != "one" {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+	x.remount()
+	must(t, chmod(x, "a/f", 0o644))
+	if got := x.listing(); got != want {
+		t.Errorf("remounted:\n%s", diffLines(want, got))
+	}
+}
+
 // The next object that is made can have the number of a copy that failed.
 func TestAFailedCopyUpLeavesNoNumber(t *testing.T) {
 	x := newFixture(t, newMemLower(modelTree...))
