@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,6 +56,7 @@ func RunDaemon(ctx context.Context, bundle string, args ...string) error {
 	if err == nil {
 		err = serve(ctx, d, serveOptions{
 			log: log, ready: func() { tell(readyAnswer{}) }, ownFace: slices.Contains(args, lifelineArg), ownDaemon: true,
+			fresh:   slices.Contains(args, freshArg),
 			confine: os.Geteuid() == 0, // a plain user's runs fusermount3 at the end
 		})
 	}
@@ -71,6 +73,8 @@ type serveOptions struct {
 	// ownFace shows owners as a new mount without options does, whatever the bundle's
 	// own mount shows.
 	ownFace bool
+	// fresh serves the bundle's stage, which is published when the tree is live.
+	fresh bool
 	// ownDaemon says that the standard error is the bundle's log, to be left at the end,
 	// and the bundle's directory to be closed.
 	ownDaemon bool
@@ -82,6 +86,7 @@ type serveOptions struct {
 // server is everything a mount's process holds.
 type server struct {
 	dir   *dir
+	stage *dir     // what becomes the bundle when the tree is live; nil: it is it
 	point string   // the mountpoint's path, as it was
 	under *os.File // the mountpoint's own directory
 	log   *slog.Logger
@@ -121,6 +126,11 @@ func serve(ctx context.Context, d *dir, opt serveOptions) (err error) {
 			err = errors.Join(err, unlock(s.held))
 		}
 	}()
+	if opt.fresh {
+		if s.stage, err = d.openStage(); err != nil {
+			return err
+		}
+	}
 	if err := s.open(ctx, opt.ownFace); err != nil {
 		return err
 	}
@@ -157,6 +167,11 @@ func serve(ctx context.Context, d *dir, opt serveOptions) (err error) {
 	// Last, so that a mount that failed leaves nothing in the layout.
 	if err := s.holdImage(ctx); err != nil {
 		return errors.Join(err, s.detach(done))
+	}
+	if s.stage != nil {
+		if err := d.publish(s.stage); err != nil {
+			return errors.Join(err, s.detach(done))
+		}
 	}
 	if opt.confine {
 		if err := sys.Confine(); err != nil {
@@ -289,7 +304,8 @@ func (s *server) unmount() error {
 
 // open opens all that the mount is made of.
 func (s *server) open(ctx context.Context, ownFace bool) (err error) {
-	if s.state, err = s.dir.readState(); err != nil {
+	from := cmp.Or(s.stage, s.dir)
+	if s.state, err = from.readState(); err != nil {
 		return err
 	}
 	if o := &s.state.Options; ownFace {
@@ -301,7 +317,7 @@ func (s *server) open(ctx context.Context, ownFace bool) (err error) {
 	if err := s.lower.openState(ctx, s.state, "", s.log); err != nil {
 		return err
 	}
-	if s.fs, err = s.dir.openOverlay(s.lower.Image, &s.state.Options, false, s.log); err != nil {
+	if s.fs, err = from.openOverlay(s.lower.Image, &s.state.Options, false, s.log); err != nil {
 		return err
 	}
 	s.fs.OnRemoval(func() {
@@ -332,6 +348,9 @@ func (s *server) close() error {
 		errs = append(errs, s.fs.Close())
 	}
 	errs = append(errs, s.lower.Close())
+	if s.stage != nil {
+		errs = append(errs, s.stage.close())
+	}
 	if s.under != nil {
 		errs = append(errs, s.under.Close())
 	}

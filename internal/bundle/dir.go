@@ -109,7 +109,7 @@ func (d *dir) takeLock() error {
 	if unlinked(d.lock) { // a first mount has failed meanwhile, and removed what it made
 		return fmt.Errorf("%s: %w", d.path, ErrInUse)
 	}
-	return nil
+	return d.settle()
 }
 
 // lockBy locks a bundle by one of its files. ErrInUse.

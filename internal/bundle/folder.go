@@ -196,9 +196,11 @@ func (f folder) removeAll(name string) error {
 	return errors.Join(root.RemoveAll(name), root.Close())
 }
 
-func (f folder) rename(from, to string) error {
-	fd := int(f.fd.Fd())
-	return f.fail("rename", from, unix.Renameat(fd, from, fd, to))
+func (f folder) rename(from, to string) error { return f.move(from, f, to) }
+
+// move gives a name to another directory of the bundle.
+func (f folder) move(name string, to folder, as string) error {
+	return f.fail("rename", name, unix.Renameat(int(f.fd.Fd()), name, int(to.fd.Fd()), as))
 }
 
 // replace writes a file in one durable step, with a mode of which the umask takes its

@@ -37,7 +37,7 @@ func (m *mounting) makeDir() (err error) {
 	if err != nil {
 		return errors.Join(err, m.restore(abs))
 	}
-	m.dir = d
+	m.dir, m.to = d, d
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -135,7 +135,7 @@ func onlyEmpty(dir string) bool {
 func (m *mounting) checkHalfMade() error {
 	upper, err := m.dir.top.folder(upperName)
 	if errors.Is(err, fs.ErrNotExist) {
-		return m.clearChanges()
+		return m.dir.clearMade()
 	}
 	if err != nil {
 		return fmt.Errorf("open bundle: %w", err)
@@ -148,7 +148,7 @@ func (m *mounting) checkHalfMade() error {
 		return fmt.Errorf("%s %w, and %s, which says of what image these are the changes, is missing",
 			m.dir.file(upperName), ErrExists, filepath.Join(stateDir, stateName))
 	}
-	return m.clearChanges()
+	return m.dir.clearMade()
 }
 
 // makeUpper makes the directories for changes where there are none.
@@ -189,7 +189,7 @@ func (d *dir) retireUpper() error {
 		return err
 	}
 	if err = work.removeAll(upperName); err == nil {
-		err = d.top.fail("rename", upperName, unix.Renameat(int(d.top.fd.Fd()), upperName, int(work.fd.Fd()), upperName))
+		err = d.top.move(upperName, work, upperName)
 	}
 	if err == nil {
 		err = d.top.fd.Sync()
@@ -197,24 +197,13 @@ func (d *dir) retireUpper() error {
 	return errors.Join(err, work.close())
 }
 
-// clearChanges removes the record of an earlier mount, for --fresh.
-func (m *mounting) clearChanges() error {
-	if err := m.dir.clearUpper(); err != nil {
+// clearMade removes what a first mount has made that was killed, but for what is written
+// anew in one step.
+func (d *dir) clearMade() error {
+	if err := d.clearUpper(); err != nil {
 		return err
 	}
-	names, err := m.dir.top.names()
-	if err != nil {
-		return fmt.Errorf("remove old manifest: %w", err)
-	}
-	for _, name := range names {
-		if ok, err := filepath.Match("sha256_*.mtree", name); err != nil || !ok {
-			continue
-		}
-		if err := m.dir.top.remove(name); err != nil {
-			return fmt.Errorf("remove old manifest: %w", err)
-		}
-	}
-	return nil
+	return d.removeManifests()
 }
 
 // firstMissing is the topmost directory of path that is not there; "" for none.

@@ -56,11 +56,16 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	}
 	d := m.dir
 	defer func() {
+		if m.to != d {
+			err = errors.Join(err, m.to.close())
+		}
 		switch {
 		case err != nil && m.made:
 			err = errors.Join(err, m.undo())
 		case err != nil && m.was != nil:
 			err = errors.Join(err, d.inner.replace(stateName, m.was, stateMode))
+		case err != nil && m.to != d:
+			err = errors.Join(err, d.inner.removeAll(freshName))
 		}
 		err = errors.Join(err, d.close())
 	}()
@@ -81,12 +86,17 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 	}
 	res = &MountResult{Rootfs: d.point(), Image: m.state.Manifest, Resumed: m.resume}
 	if opt.NoServe {
+		if m.to != d {
+			if err := d.publish(m.to); err != nil {
+				return res, err
+			}
+		}
 		return res, keepFor(ctx, m.lower.layout, d.path, m.state.Manifest)
 	}
 	if opt.Foreground {
 		return res, m.serveHere(ctx)
 	}
-	if err := startDaemon(ctx, d, opt.Lifeline); err != nil {
+	if err := startDaemon(ctx, d, m.to != d, opt.Lifeline); err != nil {
 		return res, errors.Join(err, d.detachStale(opt.Log)) // where it was killed
 	}
 	m.openOnce()
@@ -97,6 +107,7 @@ func Mount(ctx context.Context, opt MountOptions) (res *MountResult, err error) 
 type mounting struct {
 	opt    MountOptions
 	dir    *dir
+	to     *dir // where all is made but the mountpoint: dir, or the stage of --fresh
 	state  *State
 	was    []byte // state.json of a bundle that is gone on with, for a failure to put back
 	resume bool
@@ -112,7 +123,8 @@ type mounting struct {
 	path  *cas.Path
 }
 
-// checkFree sees that nothing is mounted, and takes away a mount whose daemon died.
+// checkFree sees that nothing is mounted, and takes away what a mount has left that was
+// killed, or whose daemon was.
 func (m *mounting) checkFree(ctx context.Context) error {
 	switch served, err := m.dir.isServed(); {
 	case err != nil:
@@ -120,7 +132,10 @@ func (m *mounting) checkFree(ctx context.Context) error {
 	case served && !m.dir.isAboutToEnd(ctx):
 		return m.dir.alreadyMounted()
 	}
-	return m.dir.detachStale(m.opt.Log)
+	if err := m.dir.detachStale(m.opt.Log); err != nil {
+		return err
+	}
+	return m.dir.inner.removeAll(freshName) // a --fresh was killed
 }
 
 // isAboutToEnd waits a moment for the daemon of a mount that is gone: umount(8) does not.
@@ -178,6 +193,13 @@ func (m *mounting) openImage(ctx context.Context) error {
 		layoutPath, tag = old.Layout, old.Tag
 	}
 	m.resume = old != nil && !m.opt.Fresh
+	if old != nil && m.opt.Fresh {
+		stage, err := m.dir.makeStage()
+		if err != nil {
+			return err
+		}
+		m.to = stage
+	}
 	if m.resume {
 		return m.resumeState(ctx, old, layoutPath, tag)
 	}
@@ -255,7 +277,7 @@ func (m *mounting) prepare(ctx context.Context) error {
 	if err := m.makeRootfs(); err != nil {
 		return err
 	}
-	if err := m.dir.makeUpper(); err != nil {
+	if err := m.to.makeUpper(); err != nil {
 		return err
 	}
 	if m.opt.Mtree && !m.resume {
@@ -269,7 +291,7 @@ func (m *mounting) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.dir.writeState(m.state)
+	return m.to.writeState(m.state)
 }
 
 // writeConfig writes config.json and umoci.json for a new bundle, or for one whose changes
@@ -287,29 +309,20 @@ func (m *mounting) writeConfig() error {
 		meta.MapOptions = container
 		meta.MapOptions.Rootless = true
 	}
-	var config []byte
 	if m.opt.rawRootfs == "" {
-		var err error
-		config, err = runtimeConfig(runtimeInput{
+		config, err := runtimeConfig(runtimeInput{
 			image: m.image.Config, rootfs: rootfsName, rootless: m.opt.Rootless,
 			uids: container.UIDMappings, gids: container.GIDMappings,
 			passwd: func(name string) (io.ReadCloser, error) { return openInImage(m.lower.Image, name) },
 		})
-		if err != nil { // before anything is thrown away
+		if err == nil {
+			err = m.to.top.replace(configName, config, 0o644)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if m.opt.Fresh {
-		if err := m.clearChanges(); err != nil {
-			return err
-		}
-	}
-	if config != nil {
-		if err := m.dir.top.replace(configName, config, 0o644); err != nil {
-			return err
-		}
-	}
-	return m.dir.writeUmoci(meta)
+	return m.to.writeUmoci(meta)
 }
 
 // fillRootless adds the one id that a plain user's container can have, where no maps
@@ -339,7 +352,7 @@ func (m *mounting) serveHere(ctx context.Context) error {
 	}
 	unlimitFileSize(0)
 	// What a mount that was live has recorded stays, however it ends.
-	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, ready: func() {
+	return serve(ctx, m.dir, serveOptions{log: m.opt.Log, fresh: m.to != m.dir, ready: func() {
 		m.made, m.was = false, nil
 		if m.opt.Live != nil {
 			m.opt.Live()

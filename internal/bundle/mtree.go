@@ -53,7 +53,7 @@ func (m *mounting) writeMtree(ctx context.Context) (err error) {
 	if err := t.hashContent(ctx, allInodes(m.lower.Image)); err != nil {
 		return err
 	}
-	return m.dir.top.writeMtree(name, t)
+	return m.to.top.writeMtree(name, t)
 }
 
 // mtreeTree is the tree a manifest is written of.

@@ -37,16 +37,18 @@ const (
 // maxLog is the size in bytes above which a new daemon starts its log anew.
 const maxLog = 4 << 20
 
-// lifelineFD is a pipe that nobody writes to, where argv[3] says that there is one
-// (lifelineArg): the daemon ends when the other end is closed.
+// Arguments that may follow the bundle's path. With lifelineArg there is lifelineFD, a pipe
+// that nobody writes to: the daemon ends when the other end is closed. freshArg is
+// serveOptions.fresh.
 const (
 	lifelineFD  = 5
 	lifelineArg = "lifeline"
+	freshArg    = "fresh"
 )
 
-// startDaemon starts the process that serves the bundle's mount, and returns when
-// the tree is live. lifeline may be nil.
-func startDaemon(ctx context.Context, d *dir, lifeline *os.File) (err error) {
+// startDaemon starts the process that serves the bundle's mount, or its stage, and returns
+// when the tree is live. lifeline may be nil.
+func startDaemon(ctx context.Context, d *dir, fresh bool, lifeline *os.File) (err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDaemon, err)
@@ -74,6 +76,9 @@ func startDaemon(ctx context.Context, d *dir, lifeline *os.File) (err error) {
 	if lifeline != nil { // the mount is one program's, see Resume
 		cmd.Args = append(cmd.Args, lifelineArg)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, lifeline)
+	}
+	if fresh {
+		cmd.Args = append(cmd.Args, freshArg)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = startConfined(cmd)

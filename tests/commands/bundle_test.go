@@ -113,6 +113,24 @@ func TestAFreshMountOfAnImageThatCannotBeLeavesTheChanges(t *testing.T) {
 	expect(t, "a fresh one", "", mustSh(t, dir, "$um mount --fresh --image img:a b; ls b/rootfs; $um umount b"))
 }
 
+// Whatever the machine lacks is found out when the old changes would be gone.
+func TestAFreshMountThatDoesNotComeUpLeavesTheBundleAsItWas(t *testing.T) {
+	imagetest.NeedFuse(t)
+	imagetest.NeedTools(t, "strace")
+	dir := newLayout(t)
+	const contents = "ls -A b b/.umoci-mount; find b -type f ! -name log -printf '%P %i %s %T@\\n' | sort"
+	mustSh(t, dir, `echo other >other; $um insert --image img:a --tag other other /other
+		$um mount --mtree --image img:a b; echo kept >b/rootfs/kept; $um umount b`)
+	before := mustSh(t, dir, contents)
+	for _, flag := range []string{"", "--foreground"} {
+		if r := sh(t, dir, "strace -f -qq -o /dev/null -e inject=bind:error=ENOSPC $um mount --fresh "+flag+" --image img:other b"); r.Code != imagetest.CodeSpace {
+			t.Errorf("%s: exit %d\n%s", flag, r.Code, r.Stderr)
+		}
+		expect(t, "the bundle", before, mustSh(t, dir, contents))
+	}
+	expect(t, "the changes", "kept\n", mustSh(t, dir, "$um mount b; cat b/rootfs/kept; $um umount b"))
+}
+
 func TestAMountThatFailsLeavesTheBundlesOptions(t *testing.T) {
 	imagetest.NeedFuse(t)
 	imagetest.NeedTools(t, "strace")

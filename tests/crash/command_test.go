@@ -139,6 +139,12 @@ type saved struct {
 	keep string
 }
 
+// bundleFiles lists what is in a bundle that is not mounted, but for logs and the changes.
+func (s *saved) bundleFiles() string {
+	s.t.Helper()
+	return s.must("sh", "-ec", `cd "$0"; ls -d *; ls .umoci-mount | grep -v log`, s.bundle)
+}
+
 // newSaved makes changes in a bundle, unmounts it and keeps a copy of everything.
 func newSaved(t *testing.T) *saved {
 	t.Helper()
@@ -272,4 +278,45 @@ func TestADiscardKilledAtAnyCallLeavesAllChangesOrNone(t *testing.T) {
 		}
 		imagetest.SameTree(t, "the tree after it", none, now, imagetest.CompareOptions{})
 	}, "umount", "--discard", s.bundle)
+}
+
+// diff compares what is mounted with the image that the bundle says it is of.
+func TestAFreshMountKilledAtAnyCallLeavesTheBundleAsItWasOrAnew(t *testing.T) {
+	s := newSaved(t)
+	t.Setenv("UMOCI_MOUNT_CACHE", filepath.Join(s.dir, "cache"))
+	s.must("sh", "-ec", `echo added >"$0/added"`, s.dir)
+	env.Must(t, "insert", "--image", s.image("base"), "--tag", "other", filepath.Join(s.dir, "added"), "/added")
+	if err := errors.Join(os.RemoveAll(s.keep), os.Rename(s.dir, s.keep)); err != nil {
+		t.Fatal(err)
+	}
+	s.restore()
+	all, changes, files := s.mountedTree(), env.Must(t, "diff", s.bundle), s.bundleFiles()
+	fresh := []string{"mount", "--fresh", "--mtree", "--image", s.image("other")}
+	env.Must(t, append(fresh, "--no-mount", s.bundle)...)
+	anew, freshFiles := s.mountedTree(), s.bundleFiles()
+	for _, how := range []string{"--foreground", "--no-mount"} {
+		seen := map[string]int{}
+		killAtEach(t, s.restore, func(at int) {
+			var tree imagetest.Tree
+			if at%2 == 0 { // else the first command that sees the bundle mounts nothing
+				tree = s.mountedTree()
+			}
+			diff := env.Must(t, "diff", s.bundle)
+			if at%2 != 0 {
+				tree = s.mountedTree()
+			}
+			seen[diff]++
+			want, wantFiles := all, files
+			if diff == "" {
+				want, wantFiles = anew, freshFiles
+			}
+			imagetest.SameTree(t, "the tree after it", want, tree, imagetest.CompareOptions{})
+			if got := s.bundleFiles(); got != wantFiles {
+				t.Errorf("the bundle has %s, want %s", got, wantFiles)
+			}
+		}, append(append(fresh, how), s.bundle)...)
+		if len(seen) != 2 || seen[""] == 0 || seen[changes] == 0 {
+			t.Errorf("%s: diff said %v", how, seen)
+		}
+	}
 }
