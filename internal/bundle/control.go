@@ -193,7 +193,7 @@ func (d *dir) controlCall(op string) (DaemonStatus, net.Conn, error) {
 // dialControl connects to the control socket. No symlink leads to another.
 func (d *dir) dialControl() (net.Conn, error) {
 	if d.inner.none() {
-		return nil, fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+		return nil, d.notBundle()
 	}
 	at, err := d.inner.open(controlName, unix.O_PATH, 0)
 	if err != nil {

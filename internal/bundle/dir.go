@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,12 +95,12 @@ func openDir(path string) (*dir, error) {
 // takeLock locks the bundle. ErrInUse.
 func (d *dir) takeLock() error {
 	if d.inner.none() {
-		return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+		return d.notBundle()
 	}
 	f, err := d.inner.lasting(lockName, unix.O_RDWR)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+			return d.notBundle()
 		}
 		return fmt.Errorf("open bundle: %w", err)
 	}
@@ -123,6 +124,22 @@ func (d *dir) lockBy(f *os.File) error {
 		return fmt.Errorf("lock bundle: %w", err)
 	}
 	return nil
+}
+
+// notBundle is ErrNotBundle of the directory, with what may have been meant.
+func (d *dir) notBundle() error {
+	hint := ""
+	if d.top.exists(ispec.ImageLayoutFile) {
+		hint = " (it is an image layout)"
+	}
+	for path, up := d.path, ""; path != "/"; path = up {
+		up = filepath.Dir(path)
+		if fileExists(filepath.Join(Locate(up), stateDir, stateName)) {
+			hint = fmt.Sprintf(" (the bundle is %s)", up)
+			break
+		}
+	}
+	return fmt.Errorf("%s: %w%s", d.path, ErrNotBundle, hint)
 }
 
 // unlock ends a lock of flock(2). Closing the file does not where a program is being

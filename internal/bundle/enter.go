@@ -120,7 +120,7 @@ func HoldEntered(bundle string) (h *Hold, err error) {
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if d.inner.none() {
-		return nil, fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+		return nil, d.notBundle()
 	}
 	h = &Hold{}
 	for name, to := range map[string]**os.File{enteredName: &h.entered, notesName: &h.notes} {

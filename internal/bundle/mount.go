@@ -180,7 +180,7 @@ func (m *mounting) openImage(ctx context.Context) error {
 	}
 	layoutPath, tag := m.opt.Layout, m.opt.Tag
 	if layoutPath == "" && old == nil {
-		return fmt.Errorf("no image named, and %s is %w", m.dir.path, ErrNotBundle)
+		return fmt.Errorf("no image named: %w", m.dir.notBundle())
 	}
 	layout, err := old.openLayout(layoutPath)
 	if err != nil {

@@ -93,7 +93,7 @@ func (d *dir) hasState() bool { return !d.inner.none() && d.inner.exists(stateNa
 // readState reads state.json. ErrNotBundle where there is none.
 func (d *dir) readState() (*State, error) {
 	if !d.hasState() {
-		return nil, fmt.Errorf("%s: %w", d.path, ErrNotBundle)
+		return nil, d.notBundle()
 	}
 	data, owner, err := d.inner.read(stateName)
 	if err != nil {
@@ -131,15 +131,16 @@ func (s *State) openLayout(path string) (*cas.Layout, error) {
 	if path != "" {
 		return cas.Open(path)
 	}
-	if s.writer == nil {
-		return cas.Open(s.Layout)
-	}
 	var st unix.Stat_t
-	if err := unix.Stat(s.Layout, &st); err == nil && st.Uid != *s.writer {
+	if err := unix.Stat(s.Layout, &st); err == nil && s.writer != nil && st.Uid != *s.writer {
 		return nil, fmt.Errorf("the bundle is user %d's, the layout %s is user %d's: name the image to take it from there: %w",
 			*s.writer, s.Layout, st.Uid, fs.ErrPermission)
 	}
-	return cas.Open(s.Layout)
+	l, err := cas.Open(s.Layout)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, cas.ErrNotLayout) {
+		err = fmt.Errorf("%w (where it was moved, mount --image LAYOUT:%s BUNDLE names its new place)", err, s.Tag)
+	}
+	return l, err
 }
 
 func (d *dir) writeState(s *State) error {

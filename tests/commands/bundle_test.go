@@ -113,6 +113,39 @@ func TestAFreshMountOfAnImageThatCannotBeLeavesTheChanges(t *testing.T) {
 	expect(t, "a fresh one", "", mustSh(t, dir, "$um mount --fresh --image img:a b; ls b/rootfs; $um umount b"))
 }
 
+func TestAPathInABundleIsAnsweredWithTheBundle(t *testing.T) {
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	mustSh(t, dir, "$um mount --image img:a b; mkdir b/rootfs/etc; $um raw unpack --image img:a raw; mkdir raw/etc")
+	for path, bundle := range map[string]string{"b/rootfs": "b", "b/rootfs/etc": "b", "b/upper": "b", "raw/etc": "raw"} {
+		for _, command := range []string{"umount", "diff", "repack --image img:b", "mount", "exec"} {
+			r := sh(t, dir, "$um "+command+" "+path)
+			if r.Code != imagetest.CodeNotFound || lines(r.Stderr, "(the bundle is "+filepath.Join(dir, bundle)+")") != 1 {
+				t.Errorf("%s %s: exit %d: %s", command, path, r.Code, r.Stderr)
+			}
+		}
+	}
+	r := sh(t, dir, "$um diff img")
+	if r.Code != imagetest.CodeNotFound || lines(r.Stderr, "(it is an image layout)") != 1 {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	mustSh(t, dir, "$um umount b; $um umount raw")
+}
+
+func TestABundleWhoseLayoutWasMovedSaysHowToGoOn(t *testing.T) {
+	imagetest.NeedFuse(t)
+	dir := newLayout(t)
+	mustSh(t, dir, "$um mount --image img:a b; echo kept >b/rootfs/kept; $um umount b; mv img moved")
+	for _, command := range []string{"mount", "diff", "exec"} {
+		r := sh(t, dir, "$um "+command+" b")
+		if r.Code != imagetest.CodeNotFound || lines(r.Stderr, filepath.Join(dir, "img"), "mount --image LAYOUT:a BUNDLE names its new place") != 1 {
+			t.Errorf("%s: exit %d: %s", command, r.Code, r.Stderr)
+		}
+	}
+	expect(t, "the changes", "kept\nA /kept\nkept\n", mustSh(t, dir, `$um mount --image moved:a b; cat b/rootfs/kept
+		$um diff b | grep kept; $um umount b; $um mount b; cat b/rootfs/kept; $um umount b`))
+}
+
 // Whatever the machine lacks is found out when the old changes would be gone.
 func TestAFreshMountThatDoesNotComeUpLeavesTheBundleAsItWas(t *testing.T) {
 	imagetest.NeedFuse(t)
