@@ -51,7 +51,8 @@ docs: build ## write man pages and completions to build/
 	rm -rf build/man build/completions
 	mkdir -p build/man build/completions
 	$(GO) run -tags man -ldflags '$(LDFLAGS)' ./cmd/umoci-mount build/man
-	for shell in bash zsh fish; do $(BIN) completion $$shell > build/completions/$$shell; done
+	for name in umoci-mount umoci; do for shell in bash zsh fish; do \
+		(exec -a $$name $(BIN) completion $$shell) > build/completions/$$name.$$shell; done; done
 
 test: ## run the tests (as root for all of them; the rest skip with a reason); none from the cache: many run the program
 	$(GO) test -count=1 -timeout 25m $(GOTESTFLAGS) ./...
@@ -89,10 +90,13 @@ install: build docs ## install binary, man pages and completions below DESTDIR/P
 	install -D -m 0755 $(BIN) $(bindir)/umoci-mount
 	install -d $(mandir)
 	install -m 0644 build/man/*.1 $(mandir)/
-	install -D -m 0644 build/completions/bash $(bashdir)/umoci-mount
-	install -D -m 0644 build/completions/zsh $(zshdir)/_umoci-mount
-	install -D -m 0644 build/completions/fish $(fishdir)/umoci-mount.fish
-	if [ -n "$(UMOCI_SYMLINK)" ]; then ln -sfn umoci-mount $(bindir)/umoci; fi
+	for name in umoci-mount $(if $(UMOCI_SYMLINK),umoci); do \
+		install -D -m 0644 build/completions/$$name.bash $(bashdir)/$$name; \
+		install -D -m 0644 build/completions/$$name.zsh $(zshdir)/_$$name; \
+		install -D -m 0644 build/completions/$$name.fish $(fishdir)/$$name.fish; done
+	if [ -n "$(UMOCI_SYMLINK)" ]; then ln -sfn umoci-mount $(bindir)/umoci; \
+		for page in umoci-mount.1 $$(cd build/man && ls | grep -vx -e umoci-mount.1 -e umoci-mount-mount.1); do \
+			ln -sfn $$page $(mandir)/umoci$${page#umoci-mount}; done; fi # umoci-mount.1 is the program's
 
 bench-images: images ## make the images of the measurements too (root, needs a Debian mirror)
 	tests/images/mklarge.sh $(IMAGES)/images

@@ -68,3 +68,15 @@ func TestTheUsageOfExecHasItsOptionsFirst(t *testing.T) {
 		}
 	}
 }
+
+// make install writes completions for both of the program's names.
+func TestCompletionsAreForTheNameThatTheProgramHas(t *testing.T) {
+	for shell, last := range map[string]string{"bash": "-F __start_NAME NAME", "zsh": "compdef _NAME NAME", "fish": "complete -c NAME "} {
+		for _, name := range []string{"umoci-mount", "umoci"} {
+			out := mustSh(t, t.TempDir(), "ln -s $um "+name+"; ./"+name+" completion "+shell)
+			if !strings.Contains(out, strings.ReplaceAll(last, "NAME", name)) {
+				t.Errorf("%s completion %s: %.200s", name, shell, out)
+			}
+		}
+	}
+}
