@@ -132,6 +132,9 @@ func (o *execOptions) run(ctx context.Context, dir string, program []string) err
 		}
 		opt.Env = append(opt.Env, kv)
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	// A signal is the program's to act upon.
 	code, err := userns.Run(context.WithoutCancel(ctx), opt)
 	if err != nil || code != 0 {

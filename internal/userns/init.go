@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -28,18 +27,20 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 type initProcess struct {
 	spec      spec
 	conn      net.Conn
-	announced bool // the launcher does not wait for the filter's listener (any more)
+	parent    *json.Decoder // of conn
+	announced bool          // the launcher does not wait for the filter's listener (any more)
 }
 
 // initMain is the init's process.
 func initMain() int {
+	catch() // as the launcher
 	conn, err := parentConn()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "run in bundle:", err)
 		return 1
 	}
-	p := &initProcess{conn: conn}
-	if err := json.NewDecoder(conn).Decode(&p.spec); err != nil {
+	p := &initProcess{conn: conn, parent: json.NewDecoder(conn)}
+	if err := p.parent.Decode(&p.spec); err != nil {
 		return 1 // the launcher is gone
 	}
 	p.announced = p.spec.Filter == noFilter
@@ -92,10 +93,9 @@ func (p *initProcess) run() (code int, err error) {
 		return code, fmt.Errorf("run %s in the bundle: %w", p.spec.Args[0], err)
 	}
 	go func() {
-		_, _ = io.Copy(io.Discard, p.conn) // returns when the launcher is gone
+		hear(p.parent, func(s unix.Signal) { _ = child.Signal(s) }) // that it has ended is found out
 		os.Exit(1)
 	}()
-	defer follow(child)()
 	return reap(child.Pid)
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +25,42 @@ type launcher struct {
 	log  *slog.Logger
 	life *os.File // its end ends the daemon of a mount that is the launcher's
 	made *madePoints
+
+	end  context.CancelCauseFunc
+	mu   sync.Mutex
+	init *json.Encoder // to the init, when that has its spec; protected by mu
+	last unix.Signal   // that was passed on; protected by mu
+}
+
+// pass passes a signal on to the program, or ends what is done before there is one.
+func (l *launcher) pass(s unix.Signal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.init == nil {
+		l.end(signalled{s})
+		return
+	}
+	l.last = s
+	_ = l.init.Encode(int(s)) // it has ended else
+}
+
+// passed is the signal that was passed on last; 0 for none.
+func (l *launcher) passed() unix.Signal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
+// passTo lets pass do so from now on.
+func (l *launcher) passTo(init *json.Encoder) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.init = init
 }
 
 // launcherMain is the launcher's process. Its standard files are the program's.
 func launcherMain() int {
+	catch() // what a terminal sends comes from the parent too
 	conn, err := parentConn()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "run in bundle:", err)
@@ -43,11 +76,16 @@ func launcherMain() int {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	l.end = cancel
 	go func() {
-		_, _ = io.Copy(io.Discard, conn) // returns when the parent is gone
+		hear(dec, l.pass)
 		cancel(errors.New("the parent process has ended"))
 	}()
 	code, err := l.run(ctx)
+	var early signalled
+	if errors.As(context.Cause(ctx), &early) {
+		code, err = codeSignal+int(early.Signal), nil
+	}
 	r := report{Exit: code}
 	if err != nil {
 		r.Error, r.Kind = bundle.TellError(err)
@@ -160,10 +198,13 @@ func (l *launcher) runInit(ctx context.Context, device uint64) (int, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	defer follow(cmd.Process)()
 	var r report
 	supervised := func() error { return nil }
-	if err = json.NewEncoder(conn).Encode(&l.spec); err == nil && l.spec.Filter != noFilter {
+	enc := json.NewEncoder(conn)
+	if err = enc.Encode(&l.spec); err == nil {
+		l.passTo(enc)
+	}
+	if err == nil && l.spec.Filter != noFilter {
 		supervised, err = l.supervise(conn, device)
 	}
 	if err == nil || errors.Is(err, errNoListener) {
@@ -179,6 +220,8 @@ func (l *launcher) runInit(ctx context.Context, device uint64) (int, error) {
 		return 0, context.Cause(ctx)
 	case r.Error != "":
 		return r.Exit, bundle.ToldError(r.Error, r.Kind)
+	case err != nil && l.passed() != 0: // it had it from a terminal, as it began
+		return codeSignal + int(l.passed()), serr
 	case err != nil:
 		return 0, fmt.Errorf("run in bundle: the init process ended (%v): %w", werr, err)
 	}

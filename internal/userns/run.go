@@ -125,10 +125,16 @@ type report struct {
 // that what was set up for it could not be taken away. The bundle is mounted for the
 // time where it is not. When ctx ends, so does the program.
 //
-// Signals that this process gets are the caller's to forward: see Forward.
+// Signals that this process gets are the program's, but with NoGrace: one that comes
+// before there is a program is what Run returns.
 func Run(ctx context.Context, opt Options) (int, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	var signals chan os.Signal
+	if !opt.NoGrace {
+		signals = catch()
+		defer signal.Stop(signals)
 	}
 	entry, err := bundle.OpenEntry(opt.Bundle, opt.Log)
 	if err != nil {
@@ -165,11 +171,11 @@ func Run(ctx context.Context, opt Options) (int, error) {
 		}
 		sp.Filter = noFilter
 	}
-	return launch(ctx, sp, plan, &opt)
+	return launch(ctx, sp, plan, &opt, signals)
 }
 
 // launch starts the launcher and waits for its end.
-func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err error) {
+func launch(ctx context.Context, sp *spec, p *plan, opt *Options, signals chan os.Signal) (code int, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return 0, fmt.Errorf("run in bundle: %w", err)
@@ -199,17 +205,21 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 		if opt.NoGrace {
 			grace = 0
 		} else {
-			_ = cmd.Process.Signal(unix.SIGTERM)
+			select {
+			case signals <- unix.SIGTERM:
+			default: // there are others
+			}
 		}
 		time.AfterFunc(grace, func() { _ = ours.Close() }) // which ends everything
 	})
 	defer stop()
-	if !opt.NoGrace {
-		defer follow(cmd.Process)()
-	}
 	var r report
+	ended := make(chan struct{})
+	defer close(ended)
 	if err = p.mapIDs(ctx, cmd.Process.Pid); err == nil {
-		if err = json.NewEncoder(ours).Encode(sp); err == nil {
+		enc := json.NewEncoder(ours)
+		if err = enc.Encode(sp); err == nil {
+			go tell(enc, signals, ended)
 			err = json.NewDecoder(ours).Decode(&r)
 		}
 	}
@@ -218,11 +228,14 @@ func launch(ctx context.Context, sp *spec, p *plan, opt *Options) (code int, err
 	if sp.TTY {
 		takeBack(opt.Stdin)
 	}
+	ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
 	case err != nil && p.failed != nil:
 		return 0, p.failed
+	case err != nil && ws.Signaled() && slices.Contains(followed, os.Signal(ws.Signal())): // a terminal's, as it began
+		return signalCode(unix.WaitStatus(ws)), nil
 	case err != nil:
 		return 0, fmt.Errorf("run in bundle: the launcher ended (%v): %w", werr, err)
 	case r.Error != "":

@@ -263,6 +263,29 @@ func TestSignalsReachTheProgramAndNothingIsLeft(t *testing.T) {
 	}
 }
 
+// A signal that comes while the processes in between begin ends exec as it would have ended
+// the program.
+func TestAnExecThatIsSignalledAsItBeginsEndsByThat(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			u := way.user(t)
+			u.box()
+			u.must(way.before + `
+			for stage in enter-bundle bundle-init; do
+				$um exec ` + way.exec + ` b sleep 1357 2>err &
+				until cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -q "$stage[a-z-]* \($PWD/\)\?b "; do :; done
+				kill -TERM $!
+				code=0; wait $! || code=$?
+				[ "$code $(cat err)" = "143 " ] || { echo "$stage: $code"; cat err; exit 1; }
+			done
+			` + way.after)
+			if left := leftovers(t, u.dir, "sleep\x001357"); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
 // Whichever process is killed, all of them end, and the mount that was made for them.
 func TestWhoeverIsKilledNothingIsLeft(t *testing.T) {
 	for _, victim := range []string{"exec", "enter-bundle", "bundle-init", "serve-mount"} {
