@@ -96,13 +96,20 @@ func TestAWaitForACachesLockCanBeInterrupted(t *testing.T) {
 	}
 }
 
-// The daemon has the mount by then, and is not live yet.
-func TestAMountThatIsInterruptedAsItBeginsLeavesNothing(t *testing.T) {
+// newTraced makes a layout, for a first mount of its image as the bundle in which strace
+// has a hand: a plain user's fusermount3 has no privileges then.
+func newTraced(t *testing.T) (dir, bundle string) {
+	t.Helper()
 	imagetest.NeedRoot(t)
 	imagetest.NeedFuse(t)
 	imagetest.NeedTools(t, "strace")
-	dir := newLayout(t)
-	bundle := filepath.Join(dir, "b")
+	dir = newLayout(t)
+	return dir, filepath.Join(dir, "b")
+}
+
+// The daemon has the mount by then, and is not live yet.
+func TestAMountThatIsInterruptedAsItBeginsLeavesNothing(t *testing.T) {
+	dir, bundle := newTraced(t)
 	for _, signal := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
 		// -D: the process that is started becomes the program.
 		cmd := exec.Command("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=bind:delay_enter=1s",
@@ -130,11 +137,7 @@ func TestAMountThatIsInterruptedAsItBeginsLeavesNothing(t *testing.T) {
 
 // As the kernel kills when memory is short, and as a crash ends it.
 func TestADaemonThatIsKilledAsItBeginsLeavesNothing(t *testing.T) {
-	imagetest.NeedRoot(t)
-	imagetest.NeedFuse(t)
-	imagetest.NeedTools(t, "strace")
-	dir := newLayout(t)
-	bundle := filepath.Join(dir, "b")
+	dir, bundle := newTraced(t)
 	for range 2 { // the second time the bundle is there
 		for signal, text := range map[string]string{
 			"KILL": "mount daemon ended before it was ready (signal: killed)",
