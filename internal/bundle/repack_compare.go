@@ -144,11 +144,23 @@ func (c *comparison) topmost(p string) (bool, error) {
 }
 
 // clamp gives a path that was changed the time that the layer will give it, so
-// that what an earlier repack clamped is not a change.
+// that what an earlier repack clamped or rounded is not a change.
 func (c *comparison) clamp(p *pathPair) {
-	if p.old != nil && p.now != nil && p.now.attr.Mtime.Sec != p.old.attr.Mtime.Sec {
+	switch {
+	case p.old == nil || p.now == nil || p.now.attr.Mtime.Sec == p.old.attr.Mtime.Sec:
+	case roundsUp(p.now, p.old):
+		p.old.attr.Mtime.Sec = p.now.attr.Mtime.Sec
+	default:
 		p.now.attr.Mtime.Sec = layer.ClampTime(p.now.attr.Mtime.Sec, c.epoch).Unix()
 	}
+}
+
+// roundsUp reports whether a time is that of the base as stock umoci's repack writes it, to
+// the nearest second (archive/tar's Writer). A time of the next half second before is no
+// change that a layer has room for.
+func roundsUp(now, was *object) bool {
+	a, b := now.attr.Mtime, was.attr.Mtime
+	return b.Nsec == 0 && b.Sec == a.Sec+1 && a.Nsec >= 5e8
 }
 
 // hash takes the digests of a file's content where they decide: everything else

@@ -180,6 +180,39 @@ func TestATimeThatWasClampedIsNoChange(t *testing.T) {
 	}
 }
 
+// As stock umoci's repack writes it, and ours never does.
+func TestATimeThatWasRoundedUpIsNoChange(t *testing.T) {
+	for name, c := range map[string]struct {
+		sec, was int64
+		nsec     uint32
+		data     string
+		want     int
+	}{
+		"rounded up":              {1000, 1001, 700_000_000, "one", 0},
+		"the half":                {1000, 1001, 500_000_000, "one", 0},
+		"below the half":          {1000, 1001, 499_999_999, "one", 1},
+		"another second":          {999, 1001, 700_000_000, "one", 1},
+		"rounded up, and changed": {1000, 1001, 700_000_000, "two", 1},
+	} {
+		base, view := exampleBase(), exampleBase()
+		base.nodes["etc/conf"].attr.Mtime = layer.Timespec{Sec: c.was}
+		now := view.nodes["etc/conf"]
+		now.data, now.attr.Mtime = c.data, layer.Timespec{Sec: c.sec, Nsec: c.nsec}
+		_, plan, err := compareTrees(t, base, view, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(plan) != c.want {
+			t.Errorf("%s: %d entries, want %d", name, len(plan), c.want)
+		}
+		for _, e := range plan {
+			if got := e.now.attr.Mtime.Sec; got != c.sec {
+				t.Errorf("%s: the layer gets %d, want %d", name, got, c.sec)
+			}
+		}
+	}
+}
+
 func TestContentKnownToBeTheSameIsNotRead(t *testing.T) {
 	base, view := exampleBase(), exampleBase()
 	view.nodes["etc/conf"].data = "two" // would be found by reading

@@ -190,18 +190,29 @@ func (c *comparison) walkedKind(d *mtree.InodeDelta) (changeKind, error) {
 }
 
 // noChange reports whether nothing differs but the number of links of a file, and
-// a time that the layer's epoch makes equal.
+// a time that the layer's epoch makes equal, or stock umoci's rounding.
 func (c *comparison) noChange(d *mtree.InodeDelta) bool {
 	dir := valueOf(*d.New(), "type") == "dir"
 	for _, k := range d.Diff() {
 		switch {
 		case k.Name() == "nlink" && !dir:
 		case k.Name() == "tar_time" && k.Old() != nil && k.New() != nil && c.clampsTo(*k.New(), *k.Old()):
+		case k.Name() == "tar_time" && c.pathRoundsUp(d.Path()):
 		default:
 			return false
 		}
 	}
 	return true
+}
+
+// pathRoundsUp is roundsUp of a path: manifests have whole seconds.
+func (c *comparison) pathRoundsUp(path string) bool {
+	was, err := find(c.base, path)
+	if err != nil || was == nil {
+		return false
+	}
+	now, err := find(c.view, path)
+	return err == nil && now != nil && roundsUp(now, was)
 }
 
 func (c *comparison) clampsTo(now, was string) bool {

@@ -243,6 +243,28 @@ func TestStockUmociRepacksARefreshedMount(t *testing.T) {
 	f.umount()
 }
 
+// It writes times to the nearest second.
+func TestWhatStockUmociHasRepackedIsInNoFurtherLayer(t *testing.T) {
+	f := newFixture(t, smallTree(t))
+	f.umount()
+	run(t, program, "mount", "--fresh", "--mtree", "--image", f.layout+":base", f.bundle)
+	f.write("etc/conf", "changed")
+	must(t, os.Mkdir(f.root("etc/dir"), 0o700))
+	must(t, os.Symlink("to", f.root("etc/dir/link")))
+	for _, name := range []string{"etc/conf", "etc/dir/link", "etc/dir", "etc", ""} {
+		at := unix.Timespec{Sec: 1_100_000_000, Nsec: 700_000_000}
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, f.root(name), []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW))
+	}
+	run(t, "umoci", "repack", "--refresh-bundle", "--image", f.layout+":stock", f.bundle)
+	if _, said := f.repack("--full-check"); !strings.Contains(said, "nothing has changed") {
+		t.Errorf("what stock umoci has rounded is a change: %q", said)
+	}
+	f.write("etc/conf", "changEd")
+	tag, _ := f.repack("--full-check")
+	f.wantEntries(tag, "etc/conf")
+	f.umount()
+}
+
 func TestABundleOfStockUmociIsRepacked(t *testing.T) {
 	f := newFixture(t, smallTree(t))
 	f.umount()
