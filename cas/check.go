@@ -208,7 +208,8 @@ func (c *checker) stat(d ispec.Descriptor) {
 		c.problem(Problem{Digest: d.Digest, Err: err})
 		return
 	}
-	info, err := c.l.root.Stat(name)
+	root, rest := c.l.at(name)
+	info, err := root.Stat(rest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// Layers with URLs are not to be distributed (image-spec, layer.md).
@@ -229,10 +230,31 @@ type StoredBlob struct {
 	Size   int64
 }
 
-// Blobs lists the files below blobs/, sorted by name.
+// Blobs lists the files below blobs/.
 func (l *Layout) Blobs(ctx context.Context) ([]StoredBlob, error) {
-	var out []StoredBlob
-	err := fs.WalkDir(l.root.FS(), ispec.ImageBlobsDir, func(name string, e fs.DirEntry, err error) error {
+	root, dir := l.at(ispec.ImageBlobsDir)
+	own, err := fs.Sub(root.FS(), dir)
+	if err != nil {
+		return nil, fmt.Errorf("list blobs: %w", err)
+	}
+	out, err := listBlobs(ctx, own, ispec.ImageBlobsDir)
+	for _, d := range l.linked {
+		if err != nil || d.name == ispec.ImageBlobsDir {
+			break
+		}
+		var more []StoredBlob
+		more, err = listBlobs(ctx, d.root.FS(), d.name)
+		out = append(slices.DeleteFunc(out, func(b StoredBlob) bool { return b.Name == d.name }), more...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list blobs: %w", err)
+	}
+	return out, nil
+}
+
+// listBlobs lists the files of a directory that has a name in the layout.
+func listBlobs(ctx context.Context, fsys fs.FS, dir string) (out []StoredBlob, err error) {
+	err = fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -246,18 +268,15 @@ func (l *Layout) Blobs(ctx context.Context) ([]StoredBlob, error) {
 		if err != nil {
 			return err
 		}
-		b := StoredBlob{Name: name, Size: info.Size()}
-		d := digest.NewDigestFromEncoded(digest.Algorithm(path.Base(path.Dir(name))), path.Base(name))
-		if own, err := blobName(d); err == nil && own == name {
+		b := StoredBlob{Name: path.Join(dir, name), Size: info.Size()}
+		d := digest.NewDigestFromEncoded(digest.Algorithm(path.Base(path.Dir(b.Name))), path.Base(b.Name))
+		if own, err := blobName(d); err == nil && own == b.Name {
 			b.Digest = d
 		}
 		out = append(out, b)
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list blobs: %w", err)
-	}
-	return out, nil
+	return out, err
 }
 
 // VerifyBlob reads a whole blob and compares it with its digest. ErrDigest,

@@ -9,7 +9,9 @@
 //	LAYOUT/.holds-umoci-mount/ID.json   a Hold; held by flock(2) while its process lives
 //
 // Every path is resolved below the layout's directory (os.Root): a symbolic link out
-// of it is refused. Only regular files are read.
+// of it is refused, but for blobs and blobs/ALGORITHM, which may be links of the caller's
+// or of root's to a directory that several layouts share (linked.go). Nothing is removed
+// there. Only regular files are read.
 //
 // # Crash rules
 //

@@ -30,9 +30,10 @@ type GCOptions struct {
 
 // GCResult is what GC removed.
 type GCResult struct {
-	Blobs int
-	Bytes int64 // their sizes
-	Temps int   // directories of writers that were killed
+	Blobs  int
+	Bytes  int64    // their sizes
+	Temps  int      // directories of writers that were killed
+	Linked []string // directories of blobs that are symbolic links: nothing was removed there
 }
 
 // GC removes every blob that no entry of index.json leads to, and what interrupted
@@ -201,8 +202,14 @@ func (m *marker) follow(data []byte) error {
 }
 
 // sweep removes the blobs that do not stay. What has no digest for a name, or is no
-// file, is no blob.
+// file, is no blob. In a directory that is a symbolic link other layouts' are too.
 func (l *Layout) sweep(ctx context.Context, keep map[digest.Digest]bool, res *GCResult) error {
+	for _, d := range l.linked {
+		res.Linked = append(res.Linked, d.name)
+		if d.name == ispec.ImageBlobsDir {
+			return nil
+		}
+	}
 	algorithms, err := fs.ReadDir(l.root.FS(), ispec.ImageBlobsDir)
 	if err != nil {
 		return fmt.Errorf("list blobs: %w", err)

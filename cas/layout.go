@@ -23,8 +23,9 @@ const indexFile = "index.json"
 
 // Layout is an open image layout. It is safe for concurrent use.
 type Layout struct {
-	path string // immutable; for messages
-	root *os.Root
+	path   string // immutable; for messages
+	root   *os.Root
+	linked []linkedDir // immutable; their blobs are not of this layout alone
 
 	// Fault, where set, is asked before each system call that changes the layout;
 	// its error is returned in that call's place. For tests; set it before use.
@@ -45,9 +46,12 @@ func Open(path string) (*Layout, error) {
 		return nil, fmt.Errorf("open image layout: %w", err)
 	}
 	l := &Layout{path: abs, root: root}
-	if err := l.check(); err != nil {
-		_ = root.Close()
-		return nil, err
+	err = l.check()
+	if err == nil {
+		err = l.openLinked()
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
@@ -246,7 +250,7 @@ func (l *Layout) Close() error {
 		err = l.temp.remove()
 		l.temp = nil
 	}
-	return errors.Join(err, l.root.Close())
+	return errors.Join(err, l.closeLinked(), l.root.Close())
 }
 
 func (l *Layout) step(name string) error {
@@ -259,7 +263,8 @@ func (l *Layout) step(name string) error {
 // openFile opens a regular file of the layout for reading. What else may stand
 // under its name is refused, and is not waited for as a fifo's writer would be.
 func (l *Layout) openFile(name string) (*os.File, error) {
-	f, err := l.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	root, rest := l.at(name)
+	f, err := root.OpenFile(rest, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -177,7 +177,7 @@ func (t *tempFile) publish(name string) error {
 	if err := t.l.step("rename"); err != nil {
 		return fmt.Errorf("publish %s: %w", name, err)
 	}
-	if err := t.l.root.Rename(t.name, name); err != nil {
+	if err := t.l.move(t.name, name); err != nil {
 		return fmt.Errorf("publish %s: %w", name, err)
 	}
 	t.name = ""
@@ -201,13 +201,14 @@ func (l *Layout) chownLikeLayout(f *os.File) {
 
 // ensureDir makes a directory of the layout, durably, unless it is there.
 func (l *Layout) ensureDir(name string) error {
-	if _, err := l.root.Stat(name); err == nil {
+	root, rest := l.at(name)
+	if _, err := root.Stat(rest); err == nil {
 		return nil
 	}
 	if err := l.step("mkdir"); err != nil {
 		return fmt.Errorf("make directory %s: %w", name, err)
 	}
-	if err := l.root.MkdirAll(name, 0o755); err != nil {
+	if err := root.MkdirAll(rest, 0o755); err != nil {
 		return fmt.Errorf("make directory %s: %w", name, err)
 	}
 	for dir := path.Dir(name); ; dir = path.Dir(dir) {
@@ -224,7 +225,8 @@ func (l *Layout) syncDir(name string) (err error) {
 	if err := l.step("fsync"); err != nil {
 		return fmt.Errorf("sync %s: %w", name, err)
 	}
-	dir, err := l.root.Open(name)
+	root, rest := l.at(name)
+	dir, err := root.Open(rest)
 	if err != nil {
 		return fmt.Errorf("sync %s: %w", name, err)
 	}

@@ -242,5 +242,9 @@ func (o *gcOptions) run(ctx context.Context, out io.Writer) error {
 		_, werr := fmt.Fprintf(out, "removed %d blobs, %s\n", res.Blobs, size(res.Bytes))
 		err = errors.Join(err, werr)
 	}
+	for _, name := range res.Linked {
+		_, werr := fmt.Fprintf(out, "%s is a symbolic link: nothing is removed there, other layouts may use it\n", name)
+		err = errors.Join(err, werr)
+	}
 	return err
 }

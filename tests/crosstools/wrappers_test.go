@@ -118,3 +118,37 @@ func TestKiwisContainerExportAndImportRunUnchanged(t *testing.T) {
 	w.expect("the derived container", "umoci cat --image derived/oci_layout:v2 /etc/three; umoci stat --json --image derived/oci_layout:v2 | jq '.manifest.blob.layers | length'", "three\n2\n")
 	w.sh("for b in bundle1 bundle2; do umoci umount $b; rm -rf $b; done")
 }
+
+// The calls of LXC's template for OCI images (lxc-oci): the blobs are shared by all of its
+// layouts, and linked to; the files are moved out of the mounted tree, and what is left is
+// removed together with the layout.
+func TestLxcsTemplateRunsUnchanged(t *testing.T) {
+	imagetest.NeedTools(t, "skopeo", "jq")
+	w := newWrapper(t)
+	if err := imagetest.WriteLayout(filepath.Join(w.dir, "img"), imagetest.Image{Tag: "a", Layers: []imagetest.Layer{{Text: lower}}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"c1", "c2"} { // the second one finds all blobs in the cache
+		w.sh("C=$PWD/cache; D=$C/tmp." + name + "; R=$PWD/" + name + `/rootfs; mkdir -p $D $R
+			skopeo copy -q --dest-shared-blob-dir $C oci:img:a oci:$D:latest; ln -s $C/sha256 $D/blobs/sha256
+			umoci --log=error unpack --image $D:latest $R.tmp
+			find $R.tmp/rootfs -mindepth 1 -maxdepth 1 -exec mv '{}' $R/ \;
+			test $(jq -c -r '.config.digest' <$D/blobs/sha256/$(jq -c -r '.manifests[0].digest[7:]' <$D/index.json) | wc -c) = 72
+			rm -Rf $D; rm -Rf $R.tmp 2>/dev/null || true
+			`)
+		w.expect("the container", "cd "+name+"/rootfs; find . -printf '%y%m %U:%G %n %p %l\n' | sort -k4", `d755 0:0 6 . 
+d755 0:0 2 ./dev 
+c666 0:0 1 ./dev/null 
+d755 0:0 2 ./etc 
+f644 0:0 1 ./etc/gone 
+f644 0:0 1 ./etc/passwd 
+f640 0:42 1 ./etc/shadow 
+d755 0:0 2 ./usr 
+l777 0:0 1 ./usr/link ../etc/passwd
+f4755 0:0 2 ./usr/tool 
+f4755 0:0 2 ./usr/tool2 
+d755 0:0 3 ./var 
+d2775 0:8 2 ./var/mail 
+`)
+	}
+}
