@@ -37,12 +37,14 @@ func WriteRuntimeFile(ctx context.Context, name string, opt RuntimeFileOptions) 
 		passwd: func(string) (io.ReadCloser, error) { return nil, nil }, //nolint:nilnil // there is no such file
 	}
 	if opt.Rootfs != "" {
-		root, rerr := os.OpenRoot(opt.Rootfs)
+		in.rootfs = filepath.Base(opt.Rootfs)
+	}
+	// One that is not there, as "" is, names no users.
+	if root, rerr := os.OpenRoot(opt.Rootfs); !errors.Is(rerr, os.ErrNotExist) {
 		if rerr != nil {
 			return rerr
 		}
 		defer func() { err = errors.Join(err, root.Close()) }()
-		in.rootfs = filepath.Base(opt.Rootfs)
 		in.passwd = func(name string) (io.ReadCloser, error) {
 			f, err := root.Open(name)
 			if errors.Is(err, os.ErrNotExist) {

@@ -196,6 +196,7 @@ func TestRuntimeConfigsAreTheBundles(t *testing.T) {
 		sed 's,"path": "s","path": "rootfs",' two.json | cmp - b/config.json
 		grep -q '"uid": 33' two.json; grep -q 'HOME=/srv' two.json; grep -q '"uid": 0' one.json; ! grep -q HOME one.json
 		$um config --image img:a --config.user 7:8; $um raw config --image img:a five.json; grep -q '"uid": 7' five.json
+		$um raw config --image img:a --rootfs not/yet six.json; sed 's,"path": "yet","path": ".",' six.json | cmp - five.json
 		$um config --image img:a --config.user nobody-knows; if $um raw config --image img:a --rootfs s three.json; then exit 1; fi; ! test -e three.json
 		$um raw config --image img:a four.json 2>warning; grep -q nobody-knows warning; grep -q '"uid": 0' four.json; ! grep -q HOME four.json`)
 }
