@@ -226,8 +226,8 @@ func (fs *FS) unpublish(n *node, s staged, names []namedIn) bool {
 		return false // a lookup found the copy
 	}
 	fs.table.unsetUpper(n)
-	var staged unix.Statx_t
-	if err := fs.upper.stat(s.at, &staged); err != nil {
+	var copied unix.Statx_t
+	if err := fs.upper.stat(s.at, &copied); err != nil {
 		fs.log.Warn("take back a partial copy-up", "error", err)
 		return false
 	}
@@ -239,7 +239,7 @@ func (fs *FS) unpublish(n *node, s staged, names []namedIn) bool {
 			dir := at{p.dir, ""}
 			var st, is unix.Statx_t
 			err = fs.upper.stat(dir, &st)
-			if err == nil && fs.upper.stat(p.at, &is) == nil && is.Ino == staged.Ino {
+			if err == nil && fs.upper.stat(p.at, &is) == nil && is.Ino == copied.Ino {
 				if err = fs.upper.unlink(p.at, 0); err == nil {
 					err = fs.restoreTimesLocked(to.parent, dir, &st)
 				}
@@ -282,6 +282,7 @@ func (fs *FS) publishAnonymous(n *node, s staged, o *object) error {
 	} else {
 		fd, err := fs.upper.unlinkStaged(s, o)
 		if err != nil {
+			fs.table.unsetUpper(n)
 			fs.upper.discard(s.name)
 			return err
 		}

@@ -323,21 +323,27 @@ func TestACopyThatWasFoundOutlivesTheFailureOfItsCopyUp(t *testing.T) {
 
 // The next object that is made can have the number of a copy that failed.
 func TestAFailedCopyUpLeavesNoNumber(t *testing.T) {
-	x := newFixture(t, newMemLower(modelTree...))
-	arm, disarm := failing(x, "rename", 2) // the first is its directory's
-	arm()
-	err := chown(x, "a/l", 3)
-	disarm()
-	if !errors.Is(err, errFault) {
-		t.Fatal(err)
-	}
-	ino := x.mustIno("a/l")
-	for number, n := range x.fs.table.uppers {
-		if n.ino == ino {
-			t.Errorf("the symlink, which is not in the upper, is known by %d there", number)
+	for step, nth := range map[string]int{"rename": 2, "unlink": 1} { // the first rename is the directory's
+		x := newFixture(t, newMemLower(modelTree...))
+		arm, disarm := failing(x, step, nth)
+		ino := x.mustIno("a/l")
+		if step == "unlink" {
+			must(t, onName(x, "a/l", x.fs.Unlink))
 		}
+		arm()
+		_, err := x.fs.SetAttr(ino, SetAttr{Valid: SetUID, UID: 3})
+		disarm()
+		if !errors.Is(err, errFault) {
+			t.Fatalf("%s: %v", step, err)
+		}
+		for number, n := range x.fs.table.uppers {
+			if n.ino == ino {
+				t.Errorf("%s: the symlink, which is not in the upper, is known by %d there", step, number)
+			}
+		}
+		_, err = x.fs.SetAttr(ino, SetAttr{Valid: SetUID, UID: 3})
+		must(t, err)
 	}
-	must(t, chown(x, "a/l", 3))
 }
 
 // On a full disk each attempt would leave one more file.
