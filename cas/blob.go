@@ -126,7 +126,10 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, int64, error) {
 	if err := w.t.l.ensureDir(path.Dir(name)); err != nil {
 		return "", 0, fmt.Errorf("publish blob: %w", err)
 	}
-	if err := w.t.publish(name); err != nil {
+	if err = w.t.sync(name); err == nil {
+		err = w.t.publish(name)
+	}
+	if err != nil {
 		return "", 0, err
 	}
 	return d, w.size, nil

@@ -1,6 +1,7 @@
 package cas
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -111,31 +112,48 @@ func (ix *Index) bytes() ([]byte, error) {
 
 // Index reads index.json.
 func (l *Layout) Index(ctx context.Context) (*Index, error) {
+	ix, _, err := l.index(ctx)
+	return ix, err
+}
+
+// index is Index, and the file's bytes.
+func (l *Layout) index(ctx context.Context) (*Index, []byte, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	data, err := l.readFile(indexFile)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ix, err := parseIndex(data, "")
 	if err != nil {
-		return nil, fmt.Errorf("%s/%s: %w", l.path, indexFile, err)
+		return nil, nil, fmt.Errorf("%s/%s: %w", l.path, indexFile, err)
 	}
-	return ix, nil
+	return ix, data, nil
 }
+
+// errIndexChanged: somebody who takes no lock has replaced index.json.
+var errIndexChanged = errors.New("index.json has changed")
 
 // Update changes index.json: fn is called with what is there now, under the lock
 // that every writer of this program takes, and the result replaces the file in one
-// step. An error of fn leaves it as it was, and what fn does not touch keeps its
-// bytes.
+// step. Where another program has changed it meanwhile, fn is called again with that.
+// An error of fn leaves it as it was, and what fn does not touch keeps its bytes.
 func (l *Layout) Update(ctx context.Context, fn func(*Index) error) (err error) {
 	release, err := l.lock(ctx, lockIndex, unix.F_WRLCK, false)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	ix, err := l.Index(ctx)
+	for {
+		if err := l.tryUpdate(ctx, fn); !errors.Is(err, errIndexChanged) {
+			return err
+		}
+	}
+}
+
+func (l *Layout) tryUpdate(ctx context.Context, fn func(*Index) error) error {
+	ix, was, err := l.index(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,7 +164,12 @@ func (l *Layout) Update(ctx context.Context, fn func(*Index) error) (err error) 
 	if err != nil {
 		return err
 	}
-	return l.replaceFile(indexFile, append(data, '\n'))
+	return l.replaceIf(indexFile, append(data, '\n'), func() error {
+		if now, err := l.readFile(indexFile); err != nil || bytes.Equal(now, was) {
+			return err
+		}
+		return errIndexChanged
+	})
 }
 
 // RemoveRef removes every entry of a name, and reports how many there were.

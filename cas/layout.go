@@ -299,7 +299,12 @@ func (l *Layout) readFile(name string) ([]byte, error) {
 }
 
 // replaceFile puts data at a name of the layout in one durable step.
-func (l *Layout) replaceFile(name string, data []byte) (err error) {
+func (l *Layout) replaceFile(name string, data []byte) error {
+	return l.replaceIf(name, data, func() error { return nil })
+}
+
+// replaceIf is replaceFile where nothing but that step is left to do and check says so.
+func (l *Layout) replaceIf(name string, data []byte, check func() error) (err error) {
 	w, err := l.newTemp(context.Background())
 	if err != nil {
 		return err
@@ -310,6 +315,12 @@ func (l *Layout) replaceFile(name string, data []byte) (err error) {
 	}
 	if _, err := w.f.Write(data); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := w.sync(name); err != nil {
+		return err
+	}
+	if err := check(); err != nil {
+		return err
 	}
 	return w.publish(name)
 }

@@ -25,6 +25,39 @@ func entryJSON(d ispec.Descriptor, tag, more string) string {
 		d.MediaType, d.Digest, d.Size, tag, more)
 }
 
+// Stock umoci takes no lock.
+func TestATagThatAnotherProgramSetsMeanwhileIsKept(t *testing.T) {
+	l := newLayout(t)
+	d := blank(t, l, "a").Path.Root()
+	for name, change := range map[string]func() error{
+		"a new tag":     func() error { return l.SetRef(ctx, "b", d) },
+		"a removed tag": func() error { _, err := l.RemoveRef(ctx, "a"); return err },
+	} {
+		theirs := []string{entryJSON(d, "a", "")}
+		writeIndexJSON(t, l, theirs...)
+		l.Fault = func(step string) error { // what is to replace index.json is made by then
+			if step == "fsync" && len(theirs) < 3 {
+				theirs = append(theirs, entryJSON(d, fmt.Sprintf("theirs%d", len(theirs)), ""))
+				writeIndexJSON(t, l, theirs...)
+			}
+			return nil
+		}
+		err := change()
+		l.Fault = nil
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		refs, err := l.Refs(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"a new tag": "a theirs1 theirs2 b", "a removed tag": "theirs1 theirs2"}[name]
+		if got := strings.Join(refs, " "); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestEntriesOfAnIndexKeepTheirUnknownFieldsUnderEveryTag(t *testing.T) {
 	l := newLayout(t)
 	d := blank(t, l, "a").Path.Root()

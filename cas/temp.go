@@ -162,8 +162,8 @@ func (t *tempDir) remove() error {
 // errPublished is a mistake of the caller.
 var errPublished = errors.New("it has been published already")
 
-// publish makes the file durable and gives it its name.
-func (t *tempFile) publish(name string) error {
+// sync makes the file durable that is to have a name.
+func (t *tempFile) sync(name string) error {
 	if t.name == "" {
 		return fmt.Errorf("publish %s: %w", name, errPublished)
 	}
@@ -174,6 +174,11 @@ func (t *tempFile) publish(name string) error {
 	if err := t.f.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", name, err)
 	}
+	return nil
+}
+
+// publish gives the file its name, durably. Preconditions: sync.
+func (t *tempFile) publish(name string) error {
 	if err := t.l.step("rename"); err != nil {
 		return fmt.Errorf("publish %s: %w", name, err)
 	}
