@@ -30,7 +30,7 @@ func CacheDir(option string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("choose a cache directory (set %s or --cache-dir): %w", cacheEnv, err)
 	}
-	return filepath.Join(dir, "umoci-mount"), nil
+	return filepath.Abs(filepath.Join(dir, "umoci-mount"))
 }
 
 // openCacheDir makes and opens the cache directory. One that belongs to somebody

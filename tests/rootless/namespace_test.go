@@ -45,3 +45,11 @@ func TestAUsersMountInRootsNamespaceIsUnmounted(t *testing.T) {
 	out := u.must("$um umount f; $um diff f; test ! -e f/rootfs/hi")
 	expect(t, "diff says", "C /\nA /hi", strings.TrimSpace(out))
 }
+
+// The daemon has another working directory.
+func TestAHomeThatIsARelativePathIsTakenFromHere(t *testing.T) {
+	u := plain(t)
+	u.must(`unset UMOCI_MOUNT_CACHE XDG_CACHE_HOME; mkdir home
+		HOME=home $um mount --image img:base b; cat b/rootfs/etc/passwd; $um umount b
+		grep -q "\"cache_dir\": \"$PWD/home/.cache/umoci-mount\"" b/.umoci-mount/state.json`)
+}
