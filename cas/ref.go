@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // tagGrammar is image-spec's grammar of org.opencontainers.image.ref.name
@@ -33,6 +35,9 @@ func ParseImage(s string) (path, tag string, err error) {
 	}
 	if path == "" {
 		return "", "", errors.New("image path is empty: want PATH[:TAG]")
+	}
+	if at := strings.LastIndex(path, "@"); at >= 0 && digest.Digest(s[at+1:]).Validate() == nil {
+		return "", "", fmt.Errorf("%q: want PATH[:TAG], an image is not named by its digest", s)
 	}
 	return path, tag, CheckTag(tag)
 }

@@ -39,7 +39,12 @@ func bundleOf(dir string) string { return filepath.Join(dir, "bundle") }
 
 func TestBadCommandLine(t *testing.T) {
 	runBad(t, []badCase{
-		{name: "unknown command", args: []string{"moutn"}, code: imagetest.CodeUsage, says: []string{"moutn"}},
+		{name: "unknown command", args: []string{"moutn"}, code: imagetest.CodeUsage, says: []string{"moutn", "did you mean mount"}},
+		{name: "unknown command with flags", args: []string{"repak", "--image", "LAYOUT:x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"repak", "did you mean repack?"}},
+		{
+			name: "an image by its digest", args: []string{"mount", "--image", "LAYOUT@sha256:" + strings.Repeat("0", 64), "BUNDLE"},
+			code: imagetest.CodeUsage, says: []string{"not named by its digest"},
+		},
 		{name: "unknown flag", args: []string{"mount", "--imgae", "x", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"--imgae"}},
 		{name: "no bundle", args: []string{"mount", "--image", "LAYOUT:good"}, code: imagetest.CodeUsage, says: []string{"BUNDLE"}},
 		{name: "an image without its flag", args: []string{"mount", "LAYOUT:good", "BUNDLE"}, code: imagetest.CodeUsage, says: []string{"BUNDLE", "--image?"}},
@@ -267,6 +272,17 @@ func TestBadBundle(t *testing.T) {
 		{name: "unmount of what is not mounted", prepare: changed, args: []string{"umount", "BUNDLE"}, code: imagetest.CodeState, says: []string{"not mounted"}},
 		{name: "diff of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"diff", "BUNDLE"}, code: imagetest.CodeNotFound},
 		{name: "repack of no bundle", prepare: makeFile("bundle/config.json"), args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: imagetest.CodeNotFound},
+		{name: "a bundle that is a layout", args: []string{"mount", "--image", "LAYOUT:good", "LAYOUT"}, code: imagetest.CodeState, says: []string{"oci-layout"}},
+		{
+			name: "an extraction into a layout", args: []string{"unpack", "--extract", "--image", "LAYOUT:good", "LAYOUT"},
+			code: imagetest.CodeState, says: []string{"oci-layout"},
+		},
+		{name: "a bundle that is a symlink to nothing", prepare: func(t *testing.T, dir string) {
+			if err := os.Symlink("nothing", bundleOf(dir)); err != nil {
+				t.Fatal(err)
+			}
+		}, args: mountArgs, code: imagetest.CodeState, says: []string{"symbolic link to nothing"}},
+		{name: "a bundle where none can be made", args: []string{"mount", "--image", "LAYOUT:good", "/proc"}, code: imagetest.CodeNotFound, says: []string{"/proc/.umoci-mount"}},
 		{name: "repack of nothing", args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"}, code: imagetest.CodeNotFound},
 		{name: "repack onto another layout", prepare: func(t *testing.T, dir string) {
 			changed(t, dir)

@@ -122,6 +122,9 @@ func exitCode(err error) int {
 // explain makes one line of an error, and adds what to do where that is known.
 func explain(err error, code int) string {
 	s := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if code == exitInterrupt {
+		s = strings.ReplaceAll(s, context.Canceled.Error(), "interrupted")
+	}
 	if code == exitUsage {
 		s += " (see --help)"
 	}

@@ -87,6 +87,8 @@ without extracting it, and makes a new layer of what was changed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
+
+		SuggestionsMinimumDistance: 2,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := global.logger(); err != nil {
 				return err
@@ -100,13 +102,18 @@ without extracting it, and makes a new layer of what was changed.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q", args[0])}
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
 	}
 	root.SetVersionTemplate(versionText(name))
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if !cmd.HasParent() && cmd.Flags().NArg() > 0 { // a flag of the command that is not there
+			return unknownCommand(cmd, cmd.Flags().Arg(0))
+		}
+		return usageError{err}
+	})
 	global.addFlags(root)
 	root.AddCommand(
 		newInitCommand(),
@@ -140,6 +147,15 @@ without extracting it, and makes a new layer of what was changed.`,
 	}
 	setHelp(root)
 	return root
+}
+
+// unknownCommand names the commands that a mistyped one may have meant.
+func unknownCommand(root *cobra.Command, name string) error {
+	hint := ""
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		hint = fmt.Sprintf(" (did you mean %s?)", strings.Join(near, " or "))
+	}
+	return usageError{fmt.Errorf("unknown command %q%s", name, hint)}
 }
 
 func versionText(name string) string {

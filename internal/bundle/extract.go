@@ -187,7 +187,7 @@ func (x *extracting) checkFree() error {
 		return fmt.Errorf("%s %w, and is no directory", x.dir, ErrExists)
 	}
 	x.before = info
-	for _, name := range []string{configName, rootfsName, umociName, stateDir} {
+	for _, name := range []string{configName, rootfsName, umociName, stateDir, ispec.ImageLayoutFile} {
 		if name = filepath.Join(x.dir, name); fileExists(name) {
 			return fmt.Errorf("%s %w", name, ErrExists)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,6 +25,8 @@ func (m *mounting) makeDir() (err error) {
 		return fmt.Errorf("%s %w, and is no directory", abs, ErrExists)
 	case err == nil:
 		m.before = info
+	case errors.Is(err, fs.ErrNotExist) && fileExists(abs):
+		return fmt.Errorf("%s %w, and is a symbolic link to nothing", abs, ErrExists)
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("open bundle: %w", err)
 	}
@@ -71,13 +74,13 @@ func (m *mounting) makeDir() (err error) {
 // claim makes a directory a bundle's that holds none, nor part of one.
 func (d *dir) claim() error {
 	awaitAbandoned(d.file(rootfsName))
-	for _, name := range []string{configName, rootfsName, umociName, upperName, workName} {
+	for _, name := range []string{configName, rootfsName, umociName, upperName, workName, ispec.ImageLayoutFile} {
 		if d.top.exists(name) {
 			return fmt.Errorf("%s %w, and is not a umoci-mount bundle's", d.file(name), ErrExists)
 		}
 	}
 	err := d.top.mkdir(stateDir, 0o700)
-	if errors.Is(err, fs.ErrNotExist) { // another first mount has failed, and removed it
+	if errors.Is(err, fs.ErrNotExist) && unlinked(d.top.fd) { // another first mount has failed, and removed it
 		return fmt.Errorf("%s: %w", d.path, ErrInUse)
 	}
 	if err == nil {
@@ -244,7 +247,7 @@ func removeEmpty(dir, top string) error {
 	for top != "" {
 		err := unix.Rmdir(dir)
 		switch {
-		case errors.Is(err, unix.ENOTEMPTY):
+		case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EROFS): // nothing was made there
 			return nil
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return &os.PathError{Op: "rmdir", Path: dir, Err: err}

@@ -64,7 +64,7 @@ func TestAWaitForTheLayoutsLockCanBeInterrupted(t *testing.T) {
 		{unix.SIGTERM, "tree --image img:a"},
 	} {
 		code, stderr := interrupted(t, dir, c.signal, strings.Fields(c.args)...)
-		if code != imagetest.CodeInterrupt || strings.Count(stderr, "\n") != 1 {
+		if code != imagetest.CodeInterrupt || strings.Count(stderr, "\n") != 1 || lines(stderr, "interrupted") != 1 {
 			t.Errorf("%s: exit %d\n%s", c.args, code, stderr)
 		}
 	}
