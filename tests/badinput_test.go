@@ -258,6 +258,10 @@ func TestBadBundle(t *testing.T) {
 		}
 		env.Must(t, "umount", bundleOf(dir))
 	}
+	stray := func(t *testing.T, dir string) {
+		changed(t, dir)
+		makeFile("bundle/rootfs/etc/stray")(t, dir)
+	}
 	runBad(t, []badCase{
 		{name: "directory with another tool's config.json", prepare: makeFile("bundle/config.json"), args: mountArgs, code: imagetest.CodeState, says: []string{"config.json"}},
 		{name: "directory with a rootfs", prepare: makeFile("bundle/rootfs/file"), args: mountArgs, code: imagetest.CodeState, says: []string{"rootfs"}},
@@ -290,6 +294,9 @@ func TestBadBundle(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, args: []string{"repack", "--image", "DIR/other:new", "BUNDLE"}, code: imagetest.CodeState, says: []string{"layout"}},
+		{name: "repack of a file that was put where no mount was", prepare: stray, args: []string{"repack", "--image", "LAYOUT:new", "BUNDLE"},
+			code: imagetest.CodeState, says: []string{"rootfs/etc/stray", "not mounted"}},
+		{name: "diff with a file that was put where no mount was", prepare: stray, args: []string{"diff", "BUNDLE"}, code: imagetest.CodeState, says: []string{"rootfs/etc/stray"}},
 		{name: "repack onto no layout", prepare: changed, args: []string{"repack", "--image", "DIR/missing:new", "BUNDLE"}, code: imagetest.CodeNotFound, says: []string{"missing"}},
 		{name: "another image on a bundle with changes", prepare: func(t *testing.T, dir string) {
 			changed(t, dir)

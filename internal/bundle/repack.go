@@ -131,13 +131,18 @@ func repackView(ctx context.Context, opt RepackOptions) (res *RepackResult, err 
 	return res, nil
 }
 
-// flushBundle is flushMount of a bundle by its path.
+// flushBundle is flushMount of a bundle by its path. One that is not mounted must have
+// nothing at the mountpoint.
 func flushBundle(bundle string, log *slog.Logger) error {
 	d, err := lookDir(bundle)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.flushMount(log), d.close())
+	err = d.checkStray()
+	if err == nil {
+		err = d.flushMount(log)
+	}
+	return errors.Join(err, d.close())
 }
 
 // flushMount makes the kernel hand over what programs wrote through a shared

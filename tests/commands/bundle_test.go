@@ -213,3 +213,17 @@ func TestABundleOfStockUmociIsRepackedWithoutACacheDirectory(t *testing.T) {
 		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 }
+
+// After a restart of the machine, say: mount hides the file, and a layer would not have it.
+func TestAFileThatWasPutWhereNoMountWasIsNamed(t *testing.T) {
+	imagetest.NeedFuse(t)
+	for command, at := range map[string]string{"unpack": "b/rootfs", "raw unpack": "b"} {
+		t.Run(command, func(t *testing.T) {
+			mount := "$um " + command + " --image img:a b"
+			mustSh(t, newLayout(t), mount+"; $um umount b; mkdir -p "+at+`/proc; $um repack --image img:new b 2>/dev/null
+				echo x >`+at+`/proc/f; if $um repack --image img:new b 2>says; then exit 1; fi; grep -q `+at+`/proc/f says
+				`+mount+` 2>says; grep -q `+at+`/proc/f says; $um repack --image img:new b 2>/dev/null; $um umount b
+				rm `+at+`/proc/f; `+mount+` 2>says; test ! -s says; $um umount b`)
+		})
+	}
+}
