@@ -280,7 +280,12 @@ func (o *ops) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 	if f.Slow(int64(in.Offset), len(buf)) {
 		o.yield()
 	}
-	n, err := f.ReadAt(buf, int64(in.Offset))
+	var n int
+	if in.Flags&unix.O_NOATIME == 0 {
+		n, err = f.ReadAt(buf, int64(in.Offset))
+	} else {
+		n, err = f.ReadAtNoAtime(buf, int64(in.Offset))
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		// Not what came before it: the kernel takes a short answer for the end of the
 		// file (fuse_short_read). It asks again for the pages one by one.

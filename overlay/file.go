@@ -203,9 +203,29 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 		}
 		return h.lower.ReadAt(p, off)
 	}
+	return readFD(f.fd, p, off)
+}
+
+// ReadAtNoAtime is ReadAt of a file that was opened with O_NOATIME. All handles of an
+// inode have one descriptor, without that flag: this opens another.
+func (h *Handle) ReadAtNoAtime(p []byte, off int64) (int, error) {
+	f, err := h.data()
+	if err != nil || f == nil {
+		return h.ReadAt(p, off)
+	}
+	fd, err := h.fs.upper.open(at{f.fd, ""}, unix.O_RDONLY|unix.O_NOATIME)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return readFD(fd, p, off)
+}
+
+// readFD is pread(2) of all of p, io.EOF at the end.
+func readFD(fd int, p []byte, off int64) (int, error) {
 	for done := 0; ; {
 		var n int
-		err := retryEINTR(func() (err error) { n, err = unix.Pread(f.fd, p[done:], off+int64(done)); return err })
+		err := retryEINTR(func() (err error) { n, err = unix.Pread(fd, p[done:], off+int64(done)); return err })
 		if err != nil {
 			return done, pathError("read", at{}, err)
 		}

@@ -84,6 +84,14 @@ var calls = map[string]func(dir string) (string, error){
 		n, err := unix.Pread(fd, b[skip:skip+8192], 4096)
 		return fmt.Sprint(n, b[skip:skip+16]), err
 	},
+	"read with and without O_NOATIME": func(dir string) (string, error) {
+		quiet, err := readChangesAtime(filepath.Join(dir, "g"), unix.O_NOATIME)
+		if err != nil {
+			return "", err
+		}
+		plain, err := readChangesAtime(filepath.Join(dir, "g"), 0)
+		return fmt.Sprint(quiet, plain), err
+	},
 	"lock whole files against each other": func(dir string) (string, error) {
 		return twoOpens(dir, func(a, b int) []error {
 			return []error{unix.Flock(a, unix.LOCK_SH), unix.Flock(b, unix.LOCK_EX|unix.LOCK_NB), unix.Flock(b, unix.LOCK_SH|unix.LOCK_NB),
@@ -132,6 +140,32 @@ var calls = map[string]func(dir string) (string, error){
 			return fmt.Sprint(n, m), errors.Join(err, err2)
 		})
 	},
+}
+
+// readChangesAtime writes to a file, drops what the kernel has of its data, and says whether
+// reading it through an open with flags changes its access time.
+func readChangesAtime(name string, flags int) (bool, error) {
+	if err := changeFile(name); err != nil {
+		return false, err
+	}
+	long := unix.Timespec{Sec: 978307200}
+	if err := unix.UtimesNano(name, []unix.Timespec{long, {Nsec: unix.UTIME_OMIT}}); err != nil {
+		return false, err
+	}
+	fd, err := unix.Open(name, unix.O_RDONLY|flags, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Fsync(fd), unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)); err != nil {
+		return false, err
+	}
+	if _, err := unix.Read(fd, make([]byte, 3)); err != nil {
+		return false, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return st.Atim != long, err
 }
 
 // changeFile does to a file what its watchers hear of.
