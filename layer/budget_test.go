@@ -66,6 +66,9 @@ func tocFile(path string) *tocEntry { return &tocEntry{kind: kindRegular, path: 
 func tocDir(path string) *tocEntry { return &tocEntry{kind: kindDir, path: []byte(path)} }
 
 func TestATreeIsBoundedByItsEntries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and of one goroutine")
+	}
 	deep := strings.Repeat("d/", 1000)
 	tests := map[string]struct {
 		layers  [][]*tocEntry
