@@ -73,10 +73,7 @@ func (fs *FS) copyUpAs(n *node, set *SetAttr) error {
 	if n.upper.Load() {
 		return nil
 	}
-	switch {
-	case n.isDir() && n.removed.Load():
-		return fs.copyUpRemoved(n)
-	case n.isDir():
+	if n.isDir() && !n.removed.Load() { // else it has no name, as an unlinked file
 		return fs.copyUpDirAs(n, set)
 	}
 	names, err := fs.lowerNames(n)
@@ -253,24 +250,6 @@ func (fs *FS) unpublish(n *node, s staged, names []namedIn) bool {
 		to.parent.mu.Unlock()
 	}
 	return ok
-}
-
-// copyUpRemoved is copyUp of a directory that was removed, but is open.
-func (fs *FS) copyUpRemoved(n *node) error {
-	n.copyMu.Lock()
-	defer n.copyMu.Unlock()
-	if n.upper.Load() {
-		return nil
-	}
-	o, err := fs.lowerSource(n.lower)
-	if err != nil {
-		return err
-	}
-	s, err := fs.upper.stage(o)
-	if err != nil {
-		return err
-	}
-	return fs.publishAnonymous(n, s, o)
 }
 
 // publishAnonymous keeps a staged copy of an inode that has no name left.

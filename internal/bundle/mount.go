@@ -135,9 +135,7 @@ func (m *mounting) checkFree(ctx context.Context) error {
 	if err := m.dir.detachStale(m.opt.Log); err != nil {
 		return err
 	}
-	if err := m.dir.warnOfStray(m.opt.Log); err != nil {
-		return err
-	}
+	m.dir.warnOfStray(m.opt.Log)
 	return m.dir.inner.removeAll(freshName) // a --fresh was killed
 }
 
